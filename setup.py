@@ -1,0 +1,48 @@
+"""Packaging: what is installed, and with which extras. Tool settings live in pyproject.toml.
+
+`kernels/` stays at the top level for its readers and is imported as `minillm.kernels` through the
+relative symlink minillm/kernels; namespace discovery follows the link into wheel and sdist alike.
+"""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+EXTRAS = {
+    "mpi": ["mpich"],  # brings its own mpirun, which takes `-n 4` as root and on two cores
+    "cuda12": ["cupy-cuda12x[ctk]", "numba-cuda[cu12]"],
+    "cuda13": ["cupy-cuda13x[ctk]", "numba-cuda[cu13]"],
+    "bench": ["torch", "pytest", "pytest-benchmark"],
+    "test": ["hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "ruff"],
+}
+
+setup(
+    name="minillm",
+    version="0.1.0",
+    description="Train a large language model, all the way down: autograd, kernels, ring all-reduce.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_namespace_packages(include=["minillm", "minillm.*"]),
+    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h"]},
+    install_requires=[
+        "matplotlib>=3.8",
+        "ml-dtypes>=0.4",
+        "mpi4py>=4.0",
+        "numba>=0.60",
+        "numpy>=1.26",
+        "pooch>=1.8",
+        "rich>=13.7",
+        "safetensors>=0.4",
+        "tokenizers>=0.20",
+        "tyro>=0.9",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["minillm=minillm.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX",
+    ],
+)
