@@ -1,0 +1,44 @@
+"""Embedding: row ids[n] of a table, and the sum of the gradients of each row.
+
+    y[n] = weight[ids[n]]
+    dweight[i] = sum over n with ids[n] = i of dy[n]
+
+The sum runs in the order of n, whatever the number of threads: each thread has columns of its own.
+"""
+
+from minillm.kernels.registry import Cost, Kernel
+
+
+def _forward_inputs(rng, N, C, V):
+    return rng.normal(size=(V, C)), rng.integers(0, V, N)
+
+
+def _backward_inputs(rng, N, C, V):
+    return rng.normal(size=(N, C)), rng.integers(0, V, N), V
+
+
+_SHAPES = [
+    dict(N=1, C=1, V=1), dict(N=7, C=5, V=3), dict(N=130, C=65, V=1000), dict(N=0, C=4, V=2),
+    dict(N=300, C=200, V=2),
+]  # fmt: skip
+_BENCH = [dict(N=768, C=128, V=65), dict(N=2048, C=768, V=50257)]
+
+embedding_forward = Kernel(
+    __name__,
+    "embedding_forward",
+    "weight (V, C), ids (N,) -> y (N, C)",
+    inputs=_forward_inputs,
+    shapes=_SHAPES,
+    bench=_BENCH,
+    cost=lambda weight, ids: Cost(2 * ids.size * weight.shape[1] * weight.itemsize, 0),
+)
+
+embedding_backward = Kernel(
+    __name__,
+    "embedding_backward",
+    "dy (N, C), ids (N,), V -> dweight (V, C)",
+    inputs=_backward_inputs,
+    shapes=_SHAPES,
+    bench=_BENCH,
+    cost=lambda dy, ids, V: Cost(2 * dy.nbytes + V * dy.shape[1] * dy.itemsize, dy.size),
+)

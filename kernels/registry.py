@@ -1,0 +1,211 @@
+"""Kernel declarations, their implementations, and the choice between them.
+
+A folder `kernels/<op>/` declares its kernels once, in `__init__.py`: shapes, cost, test inputs. An
+implementation is a file beside it that defines a function of the kernel's name; its file name says
+where it runs: `reference.py` (the formula, NumPy or CuPy), `cpu.py` (NumPy arrays, the default
+there), `cpu_<variant>.py`. Tests, benchmarks and CHECK=1 all come from the declaration, so a new
+implementation is tested and measured as soon as its file exists.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minillm import env
+from minillm.device import Array, device_of
+from minillm.errors import UserError
+
+KERNELS: dict[str, "Kernel"] = {}
+
+
+def declared() -> dict[str, "Kernel"]:
+    """Every kernel by name, after importing each declaration in this folder."""
+    folder = importlib.import_module(__package__).__path__
+    for module in pkgutil.iter_modules(folder):
+        if module.ispkg:
+            importlib.import_module(f"{__package__}.{module.name}")
+    return KERNELS
+
+
+class Cost(NamedTuple):
+    """What one call must at least do: bytes read and written, floating-point operations."""
+
+    bytes: int
+    flops: int
+
+
+class Kernel:
+    """One kernel: what it computes, and every implementation of it found beside its declaration.
+
+    Calling it runs the implementation that fits the first argument's device and dtype.
+
+    Args:
+        package: `__name__` of the declaring module; its files are the implementations.
+        name: the function's name in every implementation.
+        signature: arguments and results with shapes, for readers and error messages.
+        inputs: `inputs(rng, **shape) -> args`; float64 arrays in it are cast to the tested dtype.
+        shapes: small and odd shapes to test, as keyword arguments of `inputs`.
+        bench: shapes to measure, as keyword arguments of `inputs`.
+        cost: `cost(*args) -> Cost`, from the arguments of a call.
+        mutates: positions of the arguments that are changed in place.
+        dtypes: dtypes that implementations other than the reference must handle.
+    """
+
+    def __init__(
+        self,
+        package: str,
+        name: str,
+        signature: str,
+        *,
+        inputs: Callable[..., tuple],
+        shapes: list[dict[str, Any]],
+        bench: list[dict[str, Any]],
+        cost: Callable[..., Cost],
+        mutates: tuple[int, ...] = (),
+        dtypes: tuple[str, ...] = ("float32", "float64"),
+    ):
+        self.package, self.name, self.signature = package, name, signature
+        self.inputs, self.shapes, self.bench, self.cost = inputs, shapes, bench, cost
+        self.mutates, self.dtypes = mutates, dtypes
+        self.op = package.rpartition(".")[2]
+        self._resolved: dict[tuple, Callable] = {}
+        KERNELS[name] = self
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.signature})"
+
+    def __call__(self, *args: Any) -> Any:
+        first = args[0]
+        key = (type(first), first.dtype)
+        run = self._resolved.get(key)
+        if run is None:
+            run = self._resolved[key] = self._resolve(first)
+        return run(*args)
+
+    def implementations(self) -> list[str]:
+        """Names of the files that implement this kernel, the reference first."""
+        path = importlib.import_module(self.package).__path__
+        names = [m.name for m in pkgutil.iter_modules(path) if self._function(m.name) is not None]
+        return sorted(names, key=lambda name: (name != "reference", name))
+
+    def implementation(self, name: str) -> Callable:
+        """The function in the file `name`, uninstrumented.
+
+        Raises:
+            UserError: there is no such implementation.
+        """
+        function = self._function(name)
+        if function is None:
+            have = ", ".join(self.implementations())
+            raise UserError(f"kernel {self.name} has no implementation {name!r}; it has: {have}")
+        return function
+
+    def _function(self, name: str) -> Callable | None:
+        path = f"{self.package}.{name}"
+        if importlib.util.find_spec(path) is None:
+            return None
+        return getattr(importlib.import_module(path), self.name, None)
+
+    def supports(self, name: str, dtype: str) -> bool:
+        """Whether implementation `name` handles `dtype`; the reference handles all."""
+        return name == "reference" or dtype in self.dtypes
+
+    def _resolve(self, array: Array) -> Callable:
+        _check_forced()
+        dtype = str(array.dtype)
+        name, why = self._choose(device_of(array), dtype)
+        env.debug(1, f"kernel {self.name}: {name} for {dtype}{why}")
+        function = self.implementation(name)
+        if env.CHECK or env.DEBUG >= 2:
+            from minillm.kernels.instrument import instrumented
+
+            return instrumented(self, name, function)
+        return function
+
+    def _choose(self, device: str, dtype: str) -> tuple[str, str]:
+        """The implementation to run and, for DEBUG=1, why it is not the usual one."""
+        forced = _forced.get(self.name) or _forced.get(self.op)
+        if forced is not None:
+            self.implementation(forced)  # named for this kernel: it must exist
+        elif "" in _forced and self._function(_forced[""]) is not None:
+            forced = _forced[""]
+        if forced is not None:
+            if not self.supports(forced, dtype):
+                raise UserError(f"kernel {self.name}: {forced} does not support {dtype}")
+            return forced, " (forced)"
+        if self._function(device) is None:
+            return "reference", f" (no {device} implementation)"
+        if not self.supports(device, dtype):
+            return "reference", f" ({device} does not support {dtype})"
+        return device, ""
+
+
+_forced: dict[str, str] = {}
+
+
+def _parse(choices: str) -> dict[str, str]:
+    """`"reference"` -> {"": "reference"};  `"matmul=cpu_blocked"` -> {"matmul": "cpu_blocked"}."""
+    forced = {}
+    for item in filter(None, (part.strip() for part in choices.split(","))):
+        target, equals, implementation = (part.strip() for part in item.rpartition("="))
+        if not implementation or (equals and not target):
+            raise UserError(
+                f"kernel choice {item!r}: write IMPLEMENTATION or KERNEL=IMPLEMENTATION"
+            )
+        forced[target] = implementation
+    return forced
+
+
+def _check_forced() -> None:
+    """Refuse a choice that fits no kernel: a misspelt one must not pass for the default."""
+    for target, implementation in _forced.items():
+        kernels = [k for k in declared().values() if target in ("", k.op, k.name)]
+        if not kernels:
+            have = ", ".join(sorted({k.op for k in KERNELS.values()}))
+            raise UserError(f"kernel choice: no kernel is called {target!r}; there are: {have}")
+        if all(k._function(implementation) is None for k in kernels):
+            have = ", ".join(dict.fromkeys(n for k in kernels for n in k.implementations()))
+            raise UserError(
+                f"kernel choice: {target or 'the kernels'}: no implementation {implementation!r};"
+                f" there are: {have}"
+            )
+
+
+def _force(forced: dict[str, str]) -> None:
+    _forced.clear()
+    _forced.update(forced)
+    for kernel in KERNELS.values():
+        kernel._resolved.clear()
+
+
+@contextmanager
+def use(choices: str) -> Iterator[None]:
+    """Force implementations inside a `with` block: `use("reference")`, `use("matmul=cpu_blocked")`.
+
+    A bare implementation name applies to every kernel that has it; KERNEL=IMPLEMENTATION takes a
+    kernel's or an op folder's name and must exist. MINILLM_KERNELS takes the same words.
+
+    Raises:
+        UserError: malformed choice here; unknown kernel or implementation at the first kernel call.
+    """
+    before = dict(_forced)
+    _force({**before, **_parse(choices)})
+    try:
+        yield
+    finally:
+        _force(before)
+
+
+_force(_parse(env.KERNELS))
+
+
+def cast(args: tuple, dtype: Any) -> tuple:
+    """Test inputs in `dtype`: float64 arrays are cast and copied, the rest passes through."""
+    return tuple(
+        a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in args
+    )

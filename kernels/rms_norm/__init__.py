@@ -1,0 +1,46 @@
+"""Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467) over the last dimension.
+
+    rstd = (sum_c x^2 / C + eps)^-1/2,   xhat = x rstd
+    y = xhat weight
+
+    g = dy weight
+    dx = rstd (g - xhat mean_c(g xhat)),   dweight = sum_n dy xhat
+
+Rows are independent but for dweight, whose sum runs over fixed parts of the rows.
+"""
+
+from minillm.kernels.registry import Cost, Kernel
+
+
+def _forward_inputs(rng, N, C):
+    return rng.normal(0.5, 2.0, (N, C)), rng.normal(1.0, 0.2, C), 1e-5
+
+
+def _backward_inputs(rng, N, C):
+    x, weight, eps = _forward_inputs(rng, N, C)
+    rstd = ((x**2).mean(-1) + eps) ** -0.5
+    return rng.normal(size=(N, C)), x, weight, rstd
+
+
+_SHAPES = [dict(N=1, C=1), dict(N=3, C=5), dict(N=37, C=65), dict(N=130, C=128), dict(N=0, C=8)]
+_BENCH = [dict(N=768, C=128), dict(N=2048, C=768)]
+
+rms_norm_forward = Kernel(
+    __name__,
+    "rms_norm_forward",
+    "x (N, C), weight (C,), eps -> y (N, C), rstd (N,)",
+    inputs=_forward_inputs,
+    shapes=_SHAPES,
+    bench=_BENCH,
+    cost=lambda x, weight, eps: Cost(2 * x.nbytes, 4 * x.size),
+)
+
+rms_norm_backward = Kernel(
+    __name__,
+    "rms_norm_backward",
+    "dy (N, C), x (N, C), weight (C,), rstd (N,) -> dx (N, C), dweight (C,)",
+    inputs=_backward_inputs,
+    shapes=_SHAPES,
+    bench=_BENCH,
+    cost=lambda dy, x, weight, rstd: Cost(3 * x.nbytes, 10 * x.size),
+)

@@ -1,0 +1,17 @@
+"""Root-mean-square normalisation as the formula says, in NumPy or CuPy."""
+
+from minillm.kernels.runtime.precision import float_like
+
+
+def rms_norm_forward(x, weight, eps):
+    dtype, (x, weight) = float_like(x, weight)
+    rstd = ((x**2).mean(-1) + eps) ** -0.5
+    return (x * rstd[:, None] * weight).astype(dtype), rstd
+
+
+def rms_norm_backward(dy, x, weight, rstd):
+    dtype, (dy, x, weight, rstd) = float_like(dy, x, weight, rstd)
+    xhat = x * rstd[:, None]
+    g = dy * weight
+    dx = rstd[:, None] * (g - xhat * (g * xhat).mean(-1, keepdims=True))
+    return dx.astype(dtype), (dy * xhat).sum(0).astype(dtype)

@@ -1,0 +1,1 @@
+"""How a source becomes a launch: compiling, caching and spreading work over threads."""
