@@ -1,0 +1,98 @@
+"""Losses, with PyTorch's reductions: "none", "mean" and "sum"."""
+
+from minillm.autograd import is_grad_enabled
+from minillm.errors import UserError
+from minillm.functional.activations import log_softmax
+from minillm.ops.cross_entropy import CrossEntropy
+from minillm.ops.inputs import probability
+from minillm.ops.losses import BinaryCrossEntropyWithLogits, MseLoss, NllLoss
+from minillm.tensor import Tensor, apply
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(input)[target], fused with its gradient (see ops/cross_entropy.py).
+
+    Args:
+        input: logits (V,), (N, V) or (B, V, d1, ...), floating.
+        target: classes (), (N,) or (B, d1, ...), integers in [0, V) or `ignore_index`.
+        weight: (V,), a constant factor for each class; "mean" divides by the targets' weights.
+            With it the loss is not fused.
+        ignore_index: targets of this value count for nothing.
+        reduction: "mean" over the targets that count (NaN if there are none), "sum" or "none".
+        label_smoothing: in [0, 1], the share of each target spread over all classes.
+    """
+    probability("cross_entropy: label_smoothing", label_smoothing)
+    options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+    if weight is None:
+        with_grad = is_grad_enabled() and input.requires_grad
+        return apply(CrossEntropy, input, target, with_grad=with_grad, **options)
+    _constant("cross_entropy: weight", weight)
+    logp = log_softmax(input, min(input.ndim - 1, 1))
+    return apply(NllLoss, logp, target, weight, **options)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """-weight[target] input[target], for log-probabilities.
+
+    Args:
+        input: (V,), (N, V) or (B, V, d1, ...), floating.
+        target: (), (N,) or (B, d1, ...), integers in [0, V) or `ignore_index`.
+        weight: (V,), a constant factor for each class.
+        ignore_index: targets of this value count for nothing.
+        reduction: "mean" divides the sum by the sum of the targets' weights; "sum" or "none".
+    """
+    _constant("nll_loss: weight", weight)
+    return apply(
+        NllLoss,
+        input,
+        target,
+        weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=0.0,
+    )
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(input - target)^2. Both floating and of one shape."""
+    return apply(MseLoss, input, target, reduction=reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-weight (pos_weight t log s(x) + (1 - t) log(1 - s(x))) with s the logistic function.
+
+    Args:
+        input: logits x, any shape, floating.
+        target: t in [0, 1], of input's shape and dtype.
+        weight, pos_weight: constants that broadcast to input's shape.
+        reduction: "mean" over all elements, "sum" or "none".
+    """
+    _constant("binary_cross_entropy_with_logits: weight", weight)
+    _constant("binary_cross_entropy_with_logits: pos_weight", pos_weight)
+    return apply(
+        BinaryCrossEntropyWithLogits, input, target, weight, pos_weight, reduction=reduction
+    )
+
+
+def _constant(what: str, tensor: Tensor | None) -> None:
+    if tensor is not None and tensor.requires_grad:
+        raise UserError(f"{what} gets no gradient; pass it detached")

@@ -1,0 +1,182 @@
+"""Arithmetic of two arrays or an array and a number, with broadcasting; and change of dtype.
+
+Where an input was stretched to the output's shape, its gradient is summed back over the stretched
+dimensions (`unbroadcast`). Numbers take part by their kind only (see dtypes.py).
+"""
+
+import operator
+
+from minillm.device import xp_of
+from minillm.errors import UserError
+from minillm.ops.dtypes import as_floating, promote
+from minillm.ops.op import Op, unbroadcast
+
+
+def _shape(x):
+    return getattr(x, "shape", ())
+
+
+def _broadcast(name, function, x, y):
+    """`function(x, y)`, with both shapes in the message if they do not fit."""
+    try:
+        return function(x, y)
+    except ValueError as error:
+        if "broadcast" not in str(error):
+            raise
+        raise UserError(f"{name}: shapes {_shape(x)} and {_shape(y)} do not broadcast") from None
+
+
+class Add(Op):
+    """z = x + y,  dx = dz,  dy = dz."""
+
+    @staticmethod
+    def forward(x, y):
+        z = _broadcast("add", operator.add, *promote(x, y))
+        return z, (_shape(x), _shape(y))
+
+    @staticmethod
+    def backward(dz, saved, needs):
+        x_shape, y_shape = saved
+        return (
+            unbroadcast(dz, x_shape) if needs[0] else None,
+            unbroadcast(dz, y_shape) if needs[1] else None,
+        )
+
+
+class Sub(Op):
+    """z = x - y,  dx = dz,  dy = -dz."""
+
+    @staticmethod
+    def forward(x, y):
+        z = _broadcast("sub", operator.sub, *promote(x, y))
+        return z, (_shape(x), _shape(y))
+
+    @staticmethod
+    def backward(dz, saved, needs):
+        x_shape, y_shape = saved
+        return (
+            unbroadcast(dz, x_shape) if needs[0] else None,
+            -unbroadcast(dz, y_shape) if needs[1] else None,
+        )
+
+
+class Neg(Op):
+    """y = -x,  dx = -dy."""
+
+    @staticmethod
+    def forward(x):
+        return -x, ()
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (-dy,)
+
+
+class Mul(Op):
+    """z = x y,  dx = dz y,  dy = dz x. Beside a number, which has no gradient, x is not saved."""
+
+    @staticmethod
+    def forward(x, y):
+        x, y = promote(x, y)
+        z = _broadcast("mul", operator.mul, x, y)
+        keep_x = x if hasattr(y, "dtype") or not hasattr(x, "dtype") else None
+        keep_y = y if hasattr(x, "dtype") or not hasattr(y, "dtype") else None
+        return z, (keep_x, keep_y, _shape(x), _shape(y))
+
+    @staticmethod
+    def backward(dz, saved, needs):
+        x, y, x_shape, y_shape = saved
+        return (
+            unbroadcast(dz * y, x_shape) if needs[0] else None,
+            unbroadcast(dz * x, y_shape) if needs[1] else None,
+        )
+
+
+class Div(Op):
+    """z = x / y,  dx = dz / y,  dy = -dz z / y. Integers divide in the default floating dtype."""
+
+    @staticmethod
+    def forward(x, y):
+        x, y = promote(x, y)
+        x = as_floating(x) if hasattr(x, "dtype") else x
+        y = as_floating(y) if hasattr(y, "dtype") else y
+        z = _broadcast("div", operator.truediv, x, y)
+        return z, (z if hasattr(y, "dtype") else None, y, _shape(x), _shape(y))
+
+    @staticmethod
+    def backward(dz, saved, needs):
+        z, y, x_shape, y_shape = saved
+        return (
+            unbroadcast(dz / y, x_shape) if needs[0] else None,
+            unbroadcast(-dz * z / y, y_shape) if needs[1] else None,
+        )
+
+
+class FloorDiv(Op):
+    """z = floor(x / y). Not recorded: constant wherever it has a derivative."""
+
+    @staticmethod
+    def forward(x, y):
+        return _broadcast("floor_div", operator.floordiv, *promote(x, y)), ()
+
+
+class Remainder(Op):
+    """z = x - floor(x / y) y,  dx = dz,  dy = -dz floor(x / y)."""
+
+    @staticmethod
+    def forward(x, y):
+        x, y = promote(x, y)
+        return _broadcast("remainder", operator.mod, x, y), (x, y)
+
+    @staticmethod
+    def backward(dz, saved, needs):
+        x, y = saved
+        return (
+            unbroadcast(dz, _shape(x)) if needs[0] else None,
+            unbroadcast(-dz * (x // y), _shape(y)) if needs[1] else None,
+        )
+
+
+class Pow(Op):
+    """z = x^y,  dx = dz y x^(y-1),  dy = dz z log x;  0 where y = 0, or x = 0 and y >= 0."""
+
+    @staticmethod
+    def forward(x, y):
+        x, y = promote(x, y)
+        z = _broadcast("pow", operator.pow, x, y)
+        if not hasattr(x, "dtype"):
+            x = xp_of(y).asarray(x, dtype=z.dtype)
+        return z, (x, y, z if hasattr(y, "dtype") else None)
+
+    @staticmethod
+    def backward(dz, saved, needs):
+        x, y, z = saved
+        xp, dx, dy = xp_of(x), None, None
+        if needs[0] and z is None:  # y is a number
+            dx = dz * (y * x ** (y - 1)) if y != 0 else xp.zeros_like(dz)
+        elif needs[0]:
+            dx = unbroadcast(dz * (y * x ** (xp.where(y == 0, 1, y) - 1)), x.shape)
+        if needs[1]:
+            log_x = xp.log(xp.where((x == 0) & (y >= 0), 1, x))
+            dy = unbroadcast(dz * z * log_x, y.shape)
+        return dx, dy
+
+
+class Compare(Op):
+    """z = function(x, y) for a comparison or a bitwise operator. Not recorded: not floating."""
+
+    @staticmethod
+    def forward(x, y, *, function):
+        return _broadcast(function.__name__.strip("_"), function, *promote(x, y)), ()
+
+
+class Cast(Op):
+    """y = x in another dtype,  dx = dy in x's."""
+
+    @staticmethod
+    def forward(x, *, dtype):
+        return x.astype(dtype), (x.dtype,)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (dy.astype(saved[0]),)

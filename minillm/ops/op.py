@@ -1,0 +1,63 @@
+"""What an op is: a forward and a backward on plain arrays, with no Tensor in sight.
+
+    class Exp(Op):
+        '''y = e^x,  dx = dy y.'''
+
+        @staticmethod
+        def forward(x):
+            y = xp_of(x).exp(x)
+            return y, (y,)
+
+        @staticmethod
+        def backward(dy, saved, needs):
+            (y,) = saved
+            return (dy * y,)
+
+`forward(*inputs, **params)` returns the output and what the backward needs; arrays come as
+positional inputs, everything else as keywords. `backward(dy, saved, needs)` returns one gradient an
+input, or None where there is none; `needs[i]` says whether input i wants one, so that costly ones
+are skipped. An op without a backward is not recorded: its result never requires a gradient.
+
+An op of one input that only selects from it may also give `scatter(whole, dy, saved)`, which adds
+dy into its place in the input's gradient: three slices of one array then share one array of zeros.
+Gradients returned may share memory with `dy`: the engine never writes into an array it was handed.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from minillm.device import Array, xp_of
+
+
+class Op:
+    """Base of all ops; never instantiated. `name` is the class name in snake case."""
+
+    name: ClassVar[str] = "op"
+    forward: ClassVar[Callable[..., tuple[Array, tuple]]]
+    backward: ClassVar[Callable[[Array, tuple, Sequence[bool]], tuple[Any, ...]] | None] = None
+    scatter: ClassVar[Callable[[Array, Array, tuple], None] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def raw(value: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return value.data if hasattr(value, "grad_buffer") else value
+
+
+def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `grad` down to `shape`: the adjoint of broadcasting `shape` up to `grad.shape`."""
+    if grad.shape == shape:
+        return grad
+    extra = grad.ndim - len(shape)
+    stretched = [i for i, n in enumerate(shape, extra) if n == 1 and grad.shape[i] != 1]
+    grad = grad.sum(axis=(*range(extra), *stretched), keepdims=True)
+    return grad.reshape(shape)
+
+
+def rows(x: Array) -> Array:
+    """`x` as contiguous rows, `(..., C) -> (N, C)`: the layout the row kernels take."""
+    n = x.size // x.shape[-1] if x.shape[-1] else 0
+    return xp_of(x).ascontiguousarray(x).reshape(n, x.shape[-1])

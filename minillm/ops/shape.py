@@ -1,0 +1,163 @@
+"""Other shapes of the same elements, and arrays put together.
+
+Reshape, Permute and Expand return views where they can; their gradients are views as well.
+"""
+
+import math
+
+from minillm.device import xp_of
+from minillm.errors import UserError
+from minillm.ops.dtypes import result_dtype
+from minillm.ops.op import Op, unbroadcast
+from minillm.ops.reduce import one_dim, some_dims
+
+
+class Reshape(Op):
+    """y = x in another shape (one size may be -1),  dx = dy in x's. `view` forbids copying."""
+
+    @staticmethod
+    def forward(x, *, shape, view=False):
+        known = math.prod(n for n in shape if n != -1)
+        if shape.count(-1) > 1 or any(n < -1 for n in shape):
+            raise UserError(f"reshape: {shape} is not a shape; at most one size may be -1")
+        if -1 in shape and known and x.size % known == 0:
+            shape = tuple(x.size // known if n == -1 else n for n in shape)
+        if math.prod(shape) != x.size or -1 in shape:
+            raise UserError(f"reshape: {x.shape} has {x.size} elements, which do not fill {shape}")
+        y = x.reshape(shape)
+        if view and x.size and not xp_of(x).may_share_memory(x, y):
+            raise UserError(
+                f"view: {x.shape} with strides {x.strides} cannot be seen as {shape} without"
+                " copying; use reshape()"
+            )
+        return y, (x.shape,)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (dy.reshape(saved[0]),)
+
+
+class Permute(Op):
+    """y[i_dims[0], i_dims[1], ...] = x[i_0, i_1, ...],  dx by the inverse permutation."""
+
+    @staticmethod
+    def forward(x, *, dims):
+        dims = some_dims(dims, x.ndim)
+        if len(dims) != x.ndim:
+            raise UserError(f"permute: dims {dims} do not name every dimension of shape {x.shape}")
+        return x.transpose(dims), (dims,)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        (dims,) = saved
+        return (dy.transpose(sorted(range(len(dims)), key=dims.__getitem__)),)
+
+
+class Expand(Op):
+    """y = x broadcast to `shape` (-1 keeps a size), a view,  dx = dy summed over the copies."""
+
+    @staticmethod
+    def forward(x, *, shape):
+        extra = len(shape) - x.ndim
+        full = tuple(
+            x.shape[i - extra] if n == -1 and i >= extra else n for i, n in enumerate(shape)
+        )
+        try:
+            return xp_of(x).broadcast_to(x, full), (x.shape,)
+        except ValueError:
+            raise UserError(f"expand: shape {x.shape} does not broadcast to {shape}") from None
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (unbroadcast(dy, saved[0]),)
+
+
+class Clone(Op):
+    """y = x in memory of its own, C-contiguous,  dx = dy."""
+
+    @staticmethod
+    def forward(x):
+        return x.copy(), ()
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (dy,)
+
+
+class Cat(Op):
+    """y = arrays one after the other along `dim`,  each dx its part of dy."""
+
+    @staticmethod
+    def forward(*arrays, dim):
+        dim = one_dim(dim, arrays[0].ndim)
+        sizes = _joined("cat", arrays, dim)
+        y = xp_of(arrays[0]).concatenate(_alike(arrays), axis=dim)
+        return y, (dim, sizes)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        dim, sizes = saved
+        grads, start = [], 0
+        for n in sizes:
+            grads.append(dy[(slice(None),) * dim + (slice(start, start + n),)])
+            start += n
+        return tuple(grads)
+
+
+class Stack(Op):
+    """y = arrays of one shape along a new `dim`,  each dx its part of dy."""
+
+    @staticmethod
+    def forward(*arrays, dim):
+        dim = one_dim(dim, arrays[0].ndim + 1)
+        _joined("stack", arrays, None)
+        return xp_of(arrays[0]).stack(_alike(arrays), axis=dim), (dim,)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        (dim,) = saved
+        return tuple(dy[(slice(None),) * dim + (i,)] for i in range(dy.shape[dim]))
+
+
+def _joined(name, arrays, dim):
+    """The sizes along `dim`, which alone may differ (None: no dimension may)."""
+    rests = {tuple(n for d, n in enumerate(a.shape) if d != dim) for a in arrays}
+    if len(rests) > 1 or (dim is not None and arrays[0].ndim == 0):
+        shapes = ", ".join(str(a.shape) for a in arrays)
+        raise UserError(f"{name}: shapes {shapes} do not fit together along dim {dim}")
+    return [a.shape[dim] for a in arrays] if dim is not None else []
+
+
+def _alike(arrays):
+    dtype = result_dtype(*arrays)
+    return [a.astype(dtype, copy=False) for a in arrays]
+
+
+class Tril(Op):
+    """y = x on and below the given diagonal of the last two dimensions, 0 above;  dx likewise."""
+
+    @staticmethod
+    def forward(x, *, diagonal):
+        return xp_of(x).tril(_matrices("tril", x), diagonal), (diagonal,)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (xp_of(dy).tril(dy, saved[0]),)
+
+
+class Triu(Op):
+    """y = x on and above the given diagonal of the last two dimensions, 0 below;  dx likewise."""
+
+    @staticmethod
+    def forward(x, *, diagonal):
+        return xp_of(x).triu(_matrices("triu", x), diagonal), (diagonal,)
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (xp_of(dy).triu(dy, saved[0]),)
+
+
+def _matrices(name, x):
+    if x.ndim < 2:
+        raise UserError(f"{name}: needs at least 2 dimensions, got shape {x.shape}")
+    return x

@@ -1,0 +1,89 @@
+"""Tensor methods that write into the tensor's memory.
+
+A change is not differentiated, so a tensor that requires a gradient refuses it outside `no_grad`.
+Every change counts the version up, by which backward notices that a saved array is not what it was.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from minillm.autograd import Version, is_grad_enabled
+from minillm.device import Array
+from minillm.ops.indexing import raw_key
+from minillm.ops.op import raw
+
+if TYPE_CHECKING:
+    from minillm.tensor import Tensor
+
+
+class InPlace:
+    """copy_, fill_, zero_, add_, mul_, item assignment; `+=` and its like."""
+
+    __slots__ = ()
+    data: Array
+    version: Version
+    requires_grad: bool
+
+    def _write(self, what: str) -> Array:
+        """The array, to be written: refuses what backward could not follow, counts the rest."""
+        if self.requires_grad and is_grad_enabled():
+            raise RuntimeError(
+                f"{what} would change a tensor that requires a gradient; use the out-of-place op,"
+                " or no_grad() if the change is not to be differentiated"
+            )
+        self.version.count += 1
+        return self.data
+
+    def copy_(self: Any, other: Any) -> "Tensor":
+        """Overwrite with `other`, broadcast to this shape."""
+        self._write("copy_")[...] = raw(other)
+        return self
+
+    def fill_(self: Any, value: float) -> "Tensor":
+        """Overwrite every element with `value`."""
+        self._write("fill_")[...] = value
+        return self
+
+    def zero_(self: Any) -> "Tensor":
+        """Overwrite with zeros."""
+        self._write("zero_")[...] = 0
+        return self
+
+    def add_(self: Any, other: Any, alpha: float = 1) -> "Tensor":
+        """Add `alpha * other`."""
+        data = self._write("add_")
+        data += raw(other) if alpha == 1 else alpha * raw(other)
+        return self
+
+    def mul_(self: Any, other: Any) -> "Tensor":
+        """Multiply by `other`."""
+        data = self._write("mul_")
+        data *= raw(other)
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._write("item assignment")[raw_key(key)] = raw(value)
+
+    # Where a gradient has to flow, `x += y` makes a new x, as it does for numbers. A leaf that
+    # requires one refuses: its new value would no longer be the leaf that the optimiser knows.
+
+    def __iadd__(self: Any, other: Any) -> "Tensor":
+        return self + other if _flows(self, other) else self.add_(other)
+
+    def __isub__(self: Any, other: Any) -> "Tensor":
+        return self - other if _flows(self, other) else self.add_(other, alpha=-1)
+
+    def __imul__(self: Any, other: Any) -> "Tensor":
+        return self * other if _flows(self, other) else self.mul_(other)
+
+    def __itruediv__(self: Any, other: Any) -> "Tensor":
+        if _flows(self, other):
+            return self / other
+        data = self._write("/=")
+        data /= raw(other)
+        return self
+
+
+def _flows(x: Any, other: Any) -> bool:
+    if not is_grad_enabled():
+        return False
+    return not x.is_leaf or (getattr(other, "requires_grad", False) and not x.requires_grad)
