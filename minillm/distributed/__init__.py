@@ -1,0 +1,49 @@
+"""Training on many ranks: messages, a ring all-reduce on them, data-parallel training on that.
+
+    comm = world()                       first thing in a program: the ranks of mpirun, or just this
+    comm.rank, comm.size, comm.barrier()
+    comm.bytes_sent                      so far, by this rank
+
+    result = on_root(comm, fn)           fn() on rank 0 only; its result, or its UserError, on all
+    broadcast(comm, array, root=0)       flat arrays, in place
+    all_reduce(comm, array)              sum, in place, the same bits on every rank
+    mine = reduce_scatter(comm, array)   mine = chunk(comm, array) holds its sum
+    all_gather(comm, array)              every rank's chunk to all, in place
+    total = global_count(comm, n)        exact sum of an integer
+
+    ddp = DistributedDataParallel(comm, flat_groups, bucket_bytes=4 << 20)
+    with ddp.no_sync(): loss.backward()  all micro-batches but the last
+    loss.backward(); ddp.finish()        the last one; gradients are then summed over ranks
+    ddp.exposed_seconds                  in finish() so far: communication not hidden by backward
+
+    run_threads(n, fn)                   fn(comm) on n threads as ranks, for tests and tutorials
+
+Collectives block when called; `all_reduce.steps(comm, array)` is the same one as a generator of the
+requests it waits for (steps.py). Each must be called by all ranks, in the same order.
+
+Once `world()` has been called, errors need no handling: an uncaught UserError prints one line on
+rank 0 and exits with 2; any other exception of any rank names the rank and ends all (failure.py).
+"""
+
+from minillm.distributed.collectives import broadcast, global_count, on_root
+from minillm.distributed.comm import Communicator, MPICommunicator, SingleProcess, world
+from minillm.distributed.ddp import DistributedDataParallel
+from minillm.distributed.ring import all_gather, all_reduce, chunk, reduce_scatter
+from minillm.distributed.threads import ThreadCommunicator, run_threads
+
+__all__ = [
+    "Communicator",
+    "DistributedDataParallel",
+    "MPICommunicator",
+    "SingleProcess",
+    "ThreadCommunicator",
+    "all_gather",
+    "all_reduce",
+    "broadcast",
+    "chunk",
+    "global_count",
+    "on_root",
+    "reduce_scatter",
+    "run_threads",
+    "world",
+]

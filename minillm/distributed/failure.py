@@ -1,0 +1,68 @@
+"""How a run ends when something goes wrong: all ranks, within seconds, and with the reason.
+
+A rank that dies of an exception under plain `python` leaves the others waiting for its messages for
+ever. So the hooks installed here print which rank failed and abort all of them. Three ways to end:
+
+- any exception, also of a thread: traceback under "rank 2 of 4 raised:", then abort;
+- a UserError, which usually all ranks raise alike: rank 0 prints its one line, each exits with 2;
+- a normal end, or SystemExit: the rank leaves and says so (`MPICommunicator.leave`). Others that
+  still wait for it find that out and raise, which is the first case.
+"""
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+
+from minillm.errors import UserError
+
+_reason = ""
+
+
+def reason() -> str:
+    """The UserError this process ends with; empty if it ends well."""
+    return _reason
+
+
+def say(text: str) -> None:
+    """One write to stderr, so that lines of several ranks do not mix."""
+    sys.stderr.write(f"minillm: {text}\n")
+    sys.stderr.flush()
+
+
+def install(rank: int, size: int, abort: Callable[[int], None]) -> None:
+    """Take over what Python does with an uncaught exception.
+
+    Args:
+        abort: ends all ranks with the given exit code.
+    """
+
+    def ends(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        global _reason
+        if issubclass(kind, UserError):
+            _reason = str(error)
+            if rank == 0:
+                say(_reason)
+            raise SystemExit(2)  # through the interpreter's normal exit, so that ranks can agree
+        if size == 1:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            fail(kind, error, trace)
+
+    def fail(kind: type, error: BaseException | None, trace: TracebackType | None) -> None:
+        sys.stdout.flush()
+        if issubclass(kind, KeyboardInterrupt):  # mpirun passes Ctrl-C on to every rank
+            say(f"rank {rank} of {size} interrupted")
+            abort(130)
+        text = "".join(traceback.format_exception(kind, error, trace))
+        say(f"rank {rank} of {size} raised:\n{text}")
+        abort(1)
+
+    def thread_ends(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            fail(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = ends
+    if size > 1:
+        threading.excepthook = thread_ends
