@@ -1,0 +1,72 @@
+"""`minillm generate`: text from a trained run, printed as it is sampled."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from minillm.data import load_tokenizer
+from minillm.models.generate import generate
+from minillm.models.gpt import GPT
+from minillm.train import checkpoint
+from minillm.train.config import Config, model_config
+from minillm.train.run import newest_run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sample text from a run's last checkpoint."""
+
+    out: str = ""
+    """Run or checkpoint folder; empty: the newest in runs/."""
+    prompt: str = "\n"
+    """What the text begins with; "-" reads it from standard input."""
+    tokens: int = 200
+    """How many tokens to sample."""
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the likeliest token every time."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability."""
+    seed: int = 1337
+    """Same seed, same text."""
+    cache: bool = True
+    """Keep keys and values of earlier tokens instead of computing them again."""
+
+
+def main(argv: list[str]) -> int:
+    """Parse options, load the checkpoint, stream the text."""
+    import tyro
+
+    options = tyro.cli(Options, args=argv, prog="minillm generate", use_underscores=True)
+    out = Path(options.out) if options.out else newest_run()
+    saved = checkpoint.load(out)
+    tokenizer = load_tokenizer(saved.path / "tokenizer.json")
+    model = GPT(model_config(Config(**saved.state["config"]), tokenizer.vocab_size))
+    model.load_state_dict(saved.model)
+    model.eval()
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    stream_text(model, tokenizer, prompt, options)
+    return 0
+
+
+def stream_text(model: GPT, tokenizer: object, prompt: str, options: Options) -> None:
+    """Print the prompt and each sampled piece as soon as its characters are whole."""
+    print(prompt, end="", flush=True)
+    sampled, shown = [], ""
+    for token in generate(
+        model,
+        tokenizer.encode(prompt),
+        max_new_tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k or None,
+        top_p=options.top_p,
+        seed=options.seed,
+        use_cache=options.cache,
+    ):
+        sampled.append(int(token))
+        text = tokenizer.decode(sampled)
+        if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print()

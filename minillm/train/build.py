@@ -1,0 +1,26 @@
+"""From a configuration to the things it names."""
+
+from minillm.models.gpt import GPT
+from minillm.optim import SGD, Adam, AdamW, Optimizer, param_groups, schedule
+from minillm.optim.schedules import Schedule
+from minillm.train.config import Config, model_config
+
+
+def build_model(config: Config, vocab_size: int) -> GPT:
+    """A GPT with fresh weights, in the configuration's dtype and on its device."""
+    return GPT(model_config(config, vocab_size)).to(config.dtype).to(config.device)
+
+
+def build_optimizer(config: Config, model: GPT) -> Optimizer:
+    """The optimiser over `model`'s parameters, whose arrays it takes over."""
+    groups = param_groups(model, config.weight_decay)
+    if config.optimizer == "sgd":
+        return SGD(groups, config.learning_rate, momentum=config.momentum)
+    kind = AdamW if config.optimizer == "adamw" else Adam
+    return kind(groups, config.learning_rate, betas=(config.beta1, config.beta2))
+
+
+def build_schedule(config: Config) -> Schedule:
+    """The factor of the learning rate at each step."""
+    floor = config.min_lr / config.learning_rate if config.learning_rate else 0.0
+    return schedule(config.schedule, config.warmup_steps, config.steps, floor)

@@ -1,0 +1,91 @@
+"""What rank 0 says in words: what is trained on what, how it goes, how it ended."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minillm.errors import UserError
+from minillm.train.progress import clock
+
+
+def introduction(
+    run: Any, data: Any, model: Any, comm: Any, threads: int, peak: float, step: int
+) -> str:
+    """The lines before the first step."""
+    config = model.config
+    lines = [
+        f"data     {data.source}: {data.train.size:,} tokens to train on, {data.val.size:,} to"
+        f" validate, vocabulary {data.tokenizer.vocab_size:,}",
+        f"model    GPT, {model.num_parameters() / 1e6:.2f} M parameters: L={config.n_layer}"
+        f" H={config.n_head} C={config.n_embd} T={config.block_size}, {run.config.dtype}",
+        f"ranks    {comm.size}, {threads} thread{'s' * (threads > 1)} each; matrix products reach"
+        f" {peak / 1e9:.0f} GFLOP/s together",
+        f"run      {run.out}" + (f", resumed at step {step}" if step else ""),
+    ]
+    return "\n".join(lines + [f"changed  {text}" for text in run.changed])
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """A line of metrics."""
+    return (
+        "loss {loss:.4f}  {tokens_per_s:,.0f} tok/s  lr {lr:.2e}  norm {grad_norm:.2f}"
+        "  mfu {mfu:.0%}  {memory_mb:,.0f} MB".format(**record)
+    )
+
+
+def evaluation(step: int, loss: float, bytes_per_token: float) -> dict[str, Any]:
+    """A validation loss in nats a token, as perplexity and as bits per byte of the text."""
+    return {
+        "step": step,
+        "val_loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss / math.log(2) / bytes_per_token,
+    }
+
+
+def evaluation_in_words(record: dict[str, Any]) -> str:
+    """A line for a validation loss."""
+    return (
+        "step {step:>6}  validation loss {val_loss:.4f}  perplexity {perplexity:.2f}"
+        "  bits per byte {bits_per_byte:.3f}".format(**record)
+    )
+
+
+def conclusion(
+    records: list[dict[str, Any]], entropy: float, out: Path, seconds: float, sample: str
+) -> str:
+    """The lines after the last step.
+
+    Args:
+        records: all metrics of the run.
+        entropy: of single tokens, in nats: the loss of a model that knows only their frequencies.
+    """
+    val_loss = [r["val_loss"] for r in records if "val_loss" in r][-1]
+    rule = "-" * 80
+    text = f"\n{rule}\n{sample}\n{rule}" if sample else ""
+    return (
+        f"{text}\ndone in {clock(seconds)}: validation loss {val_loss:.4f}, where guessing"
+        f" by frequency has {entropy:.4f}\nloss curve, sample, metrics, checkpoints: {out}/"
+        f"\nmore text: minillm generate --out {out}"
+    )
+
+
+def not_finite(
+    out: Path, step: int, seed: int, starts: np.ndarray, loss: float, norm: float
+) -> None:
+    """Save what is needed to see the step again, and stop the run.
+
+    Raises:
+        UserError: always, with where it was saved and what to try.
+    """
+    path = out / f"not-finite-step-{step}.json"
+    record = {"step": step, "seed": seed, "loss": repr(loss), "grad_norm": repr(norm)}
+    record["starts"] = [int(start) for start in starts]
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    raise UserError(
+        f"step {step}: loss is {loss} and gradient norm {norm}; the batch is saved in {path}."
+        " Try a lower --learning_rate, a longer --warmup_steps or a smaller --grad_clip"
+    )

@@ -1,0 +1,23 @@
+"""train.py, killed without notice once it has done the given number of steps."""
+
+import os
+import signal
+import sys
+
+import train
+from minillm.distributed import world
+
+limit, done = int(sys.argv[1]), 0
+clip = train.clip_grad_norm
+
+
+def clip_and_count(groups, max_norm):
+    global done
+    done += 1
+    if done > limit + 1:  # one call is the rehearsal's
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clip(groups, max_norm)
+
+
+train.clip_grad_norm = clip_and_count
+train.main(world(), sys.argv[2:])
