@@ -11,14 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each may import what stands before it, and itself.
 ORDER = [
-    "errors", "env", "device", "random", "kernels", "ops", "autograd", "tensor_methods", "tensor",
-    "tensor_functions", "functional", "gradcheck", "nn", "optim", "models", "data", "distributed",
+    "errors", "env", "device", "random", "kernels", "ops", "autograd", "tensor_inplace",
+    "tensor_reductions", "tensor_shapes", "tensor_methods", "tensor", "tensor_functions", "functional", "gradcheck", "nn", "optim", "models", "data", "distributed",
     "train", "train.py", "cli",
 ]  # fmt: skip
 ONLY_IN = {
     "mpi4py": {"minillm/distributed/comm.py", "minillm/cli/doctor.py"},
-    "numba": {"kernels/runtime/jit.py", "kernels/runtime/vmath.py"},
-    "llvmlite": {"kernels/runtime/vmath.py"},
+    "numba": {f"kernels/runtime/{name}.py" for name in ("jit", "simd", "vmath")},
+    "llvmlite": {f"kernels/runtime/{name}.py" for name in ("simd", "vmath")},
     "torch": set(),
     "transformers": set(),
 }
@@ -40,8 +40,15 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path):
-    """(imported module, line) for every import in the file, wherever it stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """(imported module, line) for every import in the file that can run, wherever it stands."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guards = [
+        n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)
+    ]
+    for_types = {id(node) for guard in guards for node in ast.walk(guard)}
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:

@@ -48,7 +48,7 @@ def list_cached() -> None:
 def encode(
     data: str = "",
     tokenizer: str = "bpe",
-    vocab_size: int = 1024,
+    vocab_size: int = 0,
     val_fraction: float = 0.1,
     lowercase: bool = False,
     dedup: bool = False,
@@ -58,7 +58,7 @@ def encode(
     Args:
         data: text file, folder or quoted glob; 'shakespeare'; nothing for the embedded corpus.
         tokenizer: byte, char, bpe, or the path of a Hugging Face tokenizer.json.
-        vocab_size: tokens that bpe is trained to have; the others bring their own.
+        vocab_size: tokens that bpe is trained to have, 0 for 1024; the others bring their own.
         val_fraction: share of the text, from its end, that validates.
         lowercase: fold to lower case.
         dedup: keep only the first of equal lines.

@@ -1,4 +1,4 @@
-"""Text clean-up before tokenizing: a pure function of the text and four lines of options."""
+"""Text clean-up before tokenizing: a pure function of the text and its options."""
 
 import re
 import unicodedata

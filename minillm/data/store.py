@@ -37,10 +37,11 @@ from minillm.data.tokenization import (
 )
 from minillm.errors import UserError
 
+BPE_VOCAB_SIZE = 1024  # enough for 1 MB of text
 FORMAT = 1  # raise it when the same inputs give other tokens, or the files change
 
 FILES = ("train.bin", "val.bin", "tokenizer.json")
-_PIECE = 1 << 24  # characters encoded at once, which bounds the memory it takes
+_PIECE = 1 << 22  # characters encoded at once, which bounds the memory it takes
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Dataset:
 def prepare(
     data: str = "",
     tokenizer: str = "bpe",
-    vocab_size: int = 1024,
+    vocab_size: int = 0,
     val_fraction: float = 0.1,
     lowercase: bool = False,
     dedup: bool = False,
@@ -92,18 +93,20 @@ def prepare(
     Args:
         data: "" (embedded corpus), "shakespeare", or a file, folder or glob; see corpora.py.
         tokenizer: "byte", "char", "bpe", or the path of a Hugging Face tokenizer.json.
-        vocab_size: tokens that "bpe" is trained to have; the other tokenizers bring their own.
+        vocab_size: tokens that "bpe" is trained to have; 0 for 1024. The other tokenizers bring their
+            own, and any other number than theirs is refused.
         val_fraction: in (0, 1).
         lowercase, dedup: see cleaning.py.
         cache: folder of the cache; `env.CACHE` by default.
 
     Raises:
-        UserError: no such text, not text, too short to split, a vocabulary too small for bpe
-            or too large for the text, or a cache that cannot be written.
+        UserError: no such text, not text, too short to split, a vocabulary size that the tokenizer
+            cannot have, or a cache that cannot be written.
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction {val_fraction} must lie between 0 and 1, such as 0.1")
     if tokenizer == "bpe":
+        vocab_size = vocab_size or BPE_VOCAB_SIZE
         if vocab_size < 256:
             raise UserError(
                 f"vocab_size {vocab_size} is too small for bpe, whose first 256 tokens are the "
@@ -128,6 +131,11 @@ def prepare(
                 text = clean(corpus.read(), options)
                 _encode(text, corpus.source, tokenizer, vocab_size, val_fraction, entry)
                 found = _load(entry, corpus.source)
+    if found is not None and vocab_size not in (0, found.tokenizer.vocab_size):
+        raise UserError(
+            f"vocab_size {vocab_size}, but the {tokenizer} tokenizer has {found.tokenizer.vocab_size}"
+            " tokens: leave vocab_size out, or train a tokenizer of that size with --tokenizer bpe"
+        )
     if found is None:
         raise UserError(f"the data cache {cache} loses what is written to it: set MINILLM_CACHE")
     return found

@@ -18,7 +18,7 @@ import numpy as np
 
 from minillm.errors import UserError
 
-_PIECE = 1 << 20  # characters that the tokenizers library encodes at once
+_PIECE = 1 << 18  # characters that the tokenizers library encodes at once, on one thread
 
 
 class Tokenizer(ABC):

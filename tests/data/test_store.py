@@ -244,3 +244,9 @@ def test_heavy_libraries_wait_until_they_are_needed():
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "\n", done.stderr
+
+
+def test_a_vocabulary_size_that_the_tokenizer_has_not_is_refused(book, tmp_path):
+    assert prepare(book, "byte", 256, cache=tmp_path).tokenizer.vocab_size == 256
+    with pytest.raises(UserError, match="vocab_size 300, but the byte tokenizer has 256"):
+        prepare(book, "byte", 300, cache=tmp_path)

@@ -46,7 +46,7 @@ def files(path):
         (["--data", "short.txt"], ["block_size"]),
         (["--data", "binary.txt"], ["binary.txt"]),
         (["--data", "missing.txt"], ["missing.txt"]),
-        (["--vocab_size", "300"], ["vocab_size", "256"]),
+        (["--vocab_size", "300"], ["vocab_size 300", "has 256"]),
         (["--n_embd", "15"], ["n_embd 15", "n_head 2"]),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--out", "run"], ["already holds a run", "--resume"]),
