@@ -93,8 +93,8 @@ def prepare(
     Args:
         data: "" (embedded corpus), "shakespeare", or a file, folder or glob; see corpora.py.
         tokenizer: "byte", "char", "bpe", or the path of a Hugging Face tokenizer.json.
-        vocab_size: tokens that "bpe" is trained to have; 0 for 1024. The other tokenizers bring their
-            own, and any other number than theirs is refused.
+        vocab_size: tokens that "bpe" is trained to have; 0 for 1024. Other tokenizers bring their
+            own number; any but that one, or 0, is refused.
         val_fraction: in (0, 1).
         lowercase, dedup: see cleaning.py.
         cache: folder of the cache; `env.CACHE` by default.
@@ -133,8 +133,8 @@ def prepare(
                 found = _load(entry, corpus.source)
     if found is not None and vocab_size not in (0, found.tokenizer.vocab_size):
         raise UserError(
-            f"vocab_size {vocab_size}, but the {tokenizer} tokenizer has {found.tokenizer.vocab_size}"
-            " tokens: leave vocab_size out, or train a tokenizer of that size with --tokenizer bpe"
+            f"vocab_size {vocab_size}, but the {tokenizer} tokenizer has"
+            f" {found.tokenizer.vocab_size} tokens: leave vocab_size out, or use --tokenizer bpe"
         )
     if found is None:
         raise UserError(f"the data cache {cache} loses what is written to it: set MINILLM_CACHE")
