@@ -163,7 +163,8 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
             changed = hook(dout)
             dout = dout if changed is None else changed
         node.check_saved()
-        if node.op.scatter is not None and isinstance(node.edges[0], Node):
+        whole = node.edges[0]
+        if node.op.scatter is not None and isinstance(whole, Node) and whole.shape:
             grads = (_scatter(pending, owned, node, dout),)
         else:
             grads = node.op.backward(dout, node.saved, [edge is not None for edge in node.edges])
@@ -189,6 +190,7 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
                 heapq.heappush(ready, (-edge.order, edge))
             else:
                 _skip(edge, consumers, pending, ready)
+        dout = grads = g = None  # or the last ones would live on while the next op runs
 
 
 def _add(pending: dict[Node, Array], owned: set[Node], node: Node, grad: Array) -> None:

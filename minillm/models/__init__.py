@@ -1,6 +1,5 @@
-"""Models, one file each, and generation."""
+"""Models, one file each, and generation (generate.py)."""
 
-from minillm.models.generate import generate
 from minillm.models.gpt import GPT, GPTConfig
 
-__all__ = ["GPT", "GPTConfig", "generate"]
+__all__ = ["GPT", "GPTConfig"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from minillm import functional as F
 from minillm.device import Array, module, xp_of
+from minillm.errors import UserError
 from minillm.nn.layers import Dropout, Linear
 from minillm.nn.module import Module
 from minillm.tensor import Tensor
@@ -47,7 +48,13 @@ class KVCache:
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add k and v, (B, G, T, D) each; returns all so far, (B, G, P + T, D) each."""
+        """Add k and v, (B, G, T, D) each; returns all so far, (B, G, P + T, D) each.
+
+        Raises:
+            UserError: outside of no_grad, since no gradient could pass through the cache.
+        """
+        if k.requires_grad or v.requires_grad:
+            raise UserError("a cache of keys and values is for inference: call within no_grad()")
         start, stop = self.length, self.length + k.shape[2]
         self._keys[:, :, start:stop], self._values[:, :, start:stop] = k.data, v.data
         self.length = stop
@@ -85,8 +92,7 @@ class CausalSelfAttention(Module):
 
         Args:
             rotation: cos and sin of the T positions, for rotary embedding.
-            cache: keys and values of the P tokens before x; those of x are added. For inference: no
-                gradient reaches what is in the cache.
+            cache: keys and values of the P tokens before x; those of x are added. For inference.
         """
         B, T, C = x.shape
         H, G, D = self.n_head, self.n_kv_head, self.head_size

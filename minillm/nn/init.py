@@ -22,13 +22,17 @@ def _fill(tensor: Tensor, values: np.ndarray) -> Tensor:
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fill with draws of a normal distribution; returns the tensor."""
     draws = default_generator.numpy.standard_normal(tensor.shape, np.float32)
-    return _fill(tensor, draws * np.float32(std) + np.float32(mean))
+    draws *= std
+    draws += mean
+    return _fill(tensor, draws)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Fill with draws of the uniform distribution on [low, high); returns the tensor."""
     draws = default_generator.numpy.random(tensor.shape, np.float32)
-    return _fill(tensor, draws * np.float32(high - low) + np.float32(low))
+    draws *= high - low
+    draws += low
+    return _fill(tensor, draws)
 
 
 def kaiming_uniform_(tensor: Tensor, a: float = 0.0) -> Tensor:

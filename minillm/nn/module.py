@@ -152,7 +152,8 @@ class Module:
         """Move all parameters to a device ("cpu", "cuda") or a floating dtype; returns self.
 
         Raises:
-            UserError: an optimiser already holds the parameters in flat arrays.
+            UserError: an optimiser already holds the parameters in flat arrays, or the dtype is not
+                floating.
         """
         for name, p in self.named_parameters():
             if p.grad_buffer is not None:
@@ -160,8 +161,12 @@ class Module:
                     f"{name} lies in an optimiser's flat array: call to({target!r}) before the"
                     " optimiser is made"
                 )
-            p.data = p.detach().to(target).data
-            p.requires_grad_()  # refuses integer dtypes
+            moved = p.detach().to(target).data
+            if moved.dtype.kind in "biu":
+                raise UserError(
+                    f"parameters cannot be of dtype {moved.dtype}: choose a floating one"
+                )
+            p.data = moved
             if p.grad is not None:
                 p.grad = p.grad.to(target)
         return self

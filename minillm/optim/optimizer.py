@@ -5,7 +5,7 @@ rates stay what the groups were made with; a schedule enters each step as a fact
 gradient clipping, so that neither costs a pass over the gradients nor is hidden in saved state.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ class Optimizer:
     """Base of the optimisers. A subclass names its state and defines `_update`.
 
     The parameters' arrays move into flat ones here: move the model to its device and dtype before.
-    A parameter without a gradient counts as having a gradient of zeros.
+    Parameters that do not require a gradient are left out; one that requires it but got none counts
+    as having a gradient of zeros.
 
     Args:
         params: parameters, or groups `{"params": [...], "lr": ..., "weight_decay": ...}` whose
@@ -52,7 +53,7 @@ class Optimizer:
         weight_decay: coefficient of weight decay.
 
     Attributes:
-        groups: one ParamGroup each.
+        groups: one ParamGroup for each group that is not empty.
         steps: how many steps were taken.
 
     Raises:
@@ -71,12 +72,14 @@ class Optimizer:
             params = [{"params": params}]
         groups = [{"lr": lr, "weight_decay": weight_decay, **group} for group in params]
         for group in groups:
-            group["params"] = list(group["params"])
+            group["params"] = [p for p in group["params"] if p.requires_grad]
             non_negative(lr=group["lr"], weight_decay=group["weight_decay"])
         everything = [id(p) for group in groups for p in group["params"]]
         if len(set(everything)) < len(everything):
             raise UserError("a parameter is given to the optimiser twice")
-        self.groups = [ParamGroup(state_names=state_names, **group) for group in groups]
+        if not everything:
+            raise UserError("no parameters to optimise")
+        self.groups = [ParamGroup(state_names=state_names, **g) for g in groups if g["params"]]
         self.steps = 0
 
     def _update(self, group: ParamGroup, grad_scale: float, lr: float) -> None:
@@ -159,12 +162,8 @@ def param_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
     in nanoGPT. Biases and the weights of norms do not: they set scales and offsets, which decay
     would only pull away from where they belong.
     """
-
-    def group(decays: Callable[[Tensor], bool], weight_decay: float) -> dict[str, Any]:
-        return {
-            "params": [p for p in model.parameters() if p.requires_grad and decays(p)],
-            "weight_decay": weight_decay,
-        }
-
-    groups = group(lambda p: p.ndim >= 2, weight_decay), group(lambda p: p.ndim < 2, 0.0)
-    return [g for g in groups if g["params"]]
+    params = list(model.parameters())
+    return [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]

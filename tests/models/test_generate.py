@@ -10,8 +10,8 @@ from hypothesis import given
 
 import minillm.random
 from minillm.errors import UserError
-from minillm.models import GPT, GPTConfig, generate
-from minillm.models.generate import sample
+from minillm.models import GPT, GPTConfig
+from minillm.models.generate import generate, sample
 
 CONFIG = GPTConfig(block_size=8, vocab_size=13, n_layer=2, n_head=2, n_embd=16, dropout=0.3)
 LLAMA = replace(

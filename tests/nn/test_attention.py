@@ -5,6 +5,7 @@ import pytest
 
 import minillm.random
 from minillm.autograd import no_grad
+from minillm.errors import UserError
 from minillm.gradcheck import gradcheck
 from minillm.nn import MLP, CausalSelfAttention, KVCache
 from minillm.nn.attention import rotary_tables
@@ -60,6 +61,12 @@ def test_against_the_formula(G, rotary):
     x = RNG.normal(size=(B, T, C))
     y = layer(Tensor(x), _rotation() if rotary else None)
     np.testing.assert_allclose(y.data, _written_out(layer, x, G, rotary), rtol=1e-10, atol=1e-12)
+
+
+def test_a_cache_refuses_to_swallow_gradients():
+    cache = KVCache((B, 2, T, D), np.float64, "cpu")
+    with pytest.raises(UserError, match="no_grad"):
+        _attention(2)(Tensor(RNG.normal(size=(B, T, C))), None, cache)
 
 
 @pytest.mark.parametrize("G", [4, 2])

@@ -99,8 +99,10 @@ def test_to_dtype_keeps_values_and_gradients():
     assert model.weight.dtype == model.weight.grad.dtype == np.float64
     assert model.weight.requires_grad
     np.testing.assert_array_equal(model.weight.data, weight)
-    with pytest.raises(RuntimeError, match="floating-point"):
-        Linear(2, 2).to("int64")
+    with pytest.raises(UserError, match="cannot be of dtype int64"):
+        model.to("int64")
+    model.bias.requires_grad_(False)
+    assert not model.to("float32").bias.requires_grad
 
 
 def test_to_is_refused_once_an_optimiser_holds_the_parameters():

@@ -153,9 +153,16 @@ def test_param_groups_decay_matrices_and_embeddings_only():
     optimizer = AdamW([decayed, rest], lr=0.1)
     assert [group.weight_decay for group in optimizer.groups] == [0.3, 0.0]
     assert [group.lr for group in optimizer.groups] == [0.1, 0.1]
-    model[2].bias.requires_grad_(False)
-    assert len(param_groups(model, 0.3)[1]["params"]) == 2
-    assert len(param_groups(nn.Linear(2, 2, bias=False), 0.3)) == 1
+
+
+def test_frozen_parameters_and_empty_groups_are_left_out():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    optimizer = SGD(param_groups(model, 0.3), lr=0.1)
+    assert [group.flat.params for group in optimizer.groups] == [[model.weight]]
+    model.weight.requires_grad_(False)
+    with pytest.raises(UserError, match="no parameters"):
+        SGD(param_groups(model, 0.3), lr=0.1)
 
 
 def test_bad_arguments_are_refused():
@@ -196,6 +203,6 @@ def test_clipping_measures_over_all_groups_and_writes_nothing():
 def test_gradients_that_are_not_finite_show_in_the_norm(bad):
     (p,) = _parameters()[:1]
     optimizer = SGD([p], lr=1.0)
-    (p * bad).sum().backward()
+    (p * p * bad).sum().backward()
     norm, _ = clip_grad_norm(optimizer.groups, 1.0)
     assert not math.isfinite(norm)
