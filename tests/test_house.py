@@ -17,8 +17,8 @@ ORDER = [
 ]  # fmt: skip
 ONLY_IN = {
     "mpi4py": {"minillm/distributed/comm.py", "minillm/cli/doctor.py"},
-    "numba": {f"kernels/runtime/{name}.py" for name in ("jit", "simd", "vmath")},
-    "llvmlite": {f"kernels/runtime/{name}.py" for name in ("simd", "vmath")},
+    "numba": {f"kernels/runtime/{name}.py" for name in ("jit", "layout", "simd", "vmath")},
+    "llvmlite": {f"kernels/runtime/{name}.py" for name in ("layout", "simd", "vmath")},
     "torch": set(),
     "transformers": set(),
 }

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762), causal or not, grouped heads.
+"""Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762), grouped heads.
 
     s_ij = scale q_i . k_j   (-inf where causal and j > i),   lse_i = log sum_j e^s_ij
     p_ij = e^(s_ij - lse_i),   out_i = sum_j p_ij v_j

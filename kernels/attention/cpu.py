@@ -2,14 +2,16 @@
 
 A tile is QUERIES queries by KEYS keys. Scores are kept transposed, s[j, i], so that the softmax's
 maxima and sums over the keys run down the rows, all queries of the tile at once, and every one of
-the products (two forward, five backward) is `simd.product`. Sizes are padded to its tiles in the
-scratch memory, which is allocated once a thread and is O(S D).
+the products (two forward, five backward) is `simd.product`. Sizes are padded to its tiles in
+scratch memory: O(S D), allocated once a thread, and outside the compiled code, which halves the
+time that takes to compile.
 """
 
 import numpy as np
 
 from minillm.kernels.runtime.jit import jit
-from minillm.kernels.runtime.simd import COLUMNS, ROWS, contiguous, product
+from minillm.kernels.runtime.layout import any_layout, contiguous
+from minillm.kernels.runtime.simd import COLUMNS, ROWS, product
 from minillm.kernels.runtime.threads import parallel
 from minillm.kernels.runtime.vmath import exp
 
@@ -18,12 +20,10 @@ KEYS = 64
 _LEAST = {4: -87.0, 8: -708.0}  # e^x of an itemsize is a normal number from here on
 
 
-def _any_layout(x):
-    """`x` with a leading dimension, as one Numba type whatever its layout: one compilation a dtype.
-
-    Stretched, no array is contiguous or writable.
-    """
-    return np.broadcast_to(x, (2, *x.shape))
+def _padded(S, D, itemsize):
+    """S and D rounded up to whole tiles of `product`."""
+    columns = COLUMNS // itemsize
+    return -(-S // ROWS) * ROWS, -(-D // columns) * columns
 
 
 def _tasks_worth_a_thread(T, S, D):
@@ -31,8 +31,16 @@ def _tasks_worth_a_thread(T, S, D):
 
 
 @jit
-def _round_up(n, multiple):
-    return (n + multiple - 1) // multiple * multiple
+def _whole_tiles(n):
+    return (n + ROWS - 1) // ROWS * ROWS
+
+
+@jit
+def _clear(x):
+    for r in range(x.shape[0]):
+        row = x[r]
+        for c in range(row.size):
+            row[c] = 0
 
 
 @jit
@@ -52,7 +60,9 @@ def _pack_transposed(to, x, start, count, scale):
         for d in range(row.size):
             to[d, r] = row[d] * scale
     if count < to.shape[1]:
-        to[:, count:] = 0
+        for d in range(to.shape[0]):
+            for r in range(count, to.shape[1]):
+                to[d, r] = 0
 
 
 @jit
@@ -81,7 +91,7 @@ def _exp(x, least, zero):
 
 @jit
 def _online_softmax(n, s, m, l, shrink, least):
-    """Scores s become e^(s - m), for the n queries; m and l take them in, and shrink = e^(m - m')."""
+    """Scores s become e^(s - m) for n queries; m and l take them in, shrink = e^(old m - m)."""
     zero = m.dtype.type(0)
     for i in range(n):
         shrink[i] = m[i]
@@ -100,17 +110,10 @@ def _online_softmax(n, s, m, l, shrink, least):
 
 
 @jit
-def _forward(start, stop, q, k, v, scale, causal, least, out, lse):
-    (H, T, D), (G, S) = q.shape[2:], k.shape[2:4]
-    one, scale, least = out.dtype.type(1), out.dtype.type(scale), out.dtype.type(least)
-    wide = _round_up(D, COLUMNS // out.itemsize)
-    keys = np.zeros((_round_up(S, ROWS), wide), out.dtype)
-    values = np.zeros_like(keys)
-    q_t, o = np.zeros((D, QUERIES), out.dtype), np.empty((QUERIES, wide), out.dtype)
-    scores = np.zeros((KEYS, QUERIES), out.dtype)
-    # One array each: LLVM would not vectorise loops over several rows of one.
-    m, l = np.empty(QUERIES, out.dtype), np.empty(QUERIES, out.dtype)
-    shrink = np.empty(QUERIES, out.dtype)
+def _forward(start, stop, q, k, v, scale, causal, out, lse, kv, tiles, rows_i, least):
+    H, T, one = q.shape[2], q.shape[3], out.dtype.type(1)
+    G, S = k.shape[2:4]
+    (keys, values), (q_t, o, scores), (m, l, shrink) = kv, tiles, rows_i
     packed = -1
     for task in range(start, stop):
         b, h = task // H, task % H
@@ -121,17 +124,17 @@ def _forward(start, stop, q, k, v, scale, causal, least, out, lse):
             packed = b * G + g
         for i0 in range(0, T, QUERIES):
             n = min(QUERIES, T - i0)
-            o_n = o[: _round_up(n, ROWS)]
+            o_n = o[: _whole_tiles(n)]
             _pack_transposed(q_t, q[0, b, h], i0, n, scale)
-            m[:] = -np.inf
-            l[:] = 0
-            o_n[:] = 0
+            _clear(o_n)
+            for i in range(n):
+                m[i], l[i] = -np.inf, 0
             seen = min(S, i0 + n) if causal else S
             for j0 in range(0, seen, KEYS):
                 rows = min(KEYS, seen - j0)
-                padded = _round_up(rows, ROWS)
+                padded = _whole_tiles(rows)
                 s = scores[:padded]
-                s[:] = 0
+                _clear(s)
                 product(s, keys[j0 : j0 + padded], q_t)
                 s = scores[:rows]
                 if causal:
@@ -139,47 +142,52 @@ def _forward(start, stop, q, k, v, scale, causal, least, out, lse):
                 _online_softmax(n, s, m, l, shrink, least)
                 for i in range(n):
                     row = o_n[i]
-                    for d in range(wide):
+                    for d in range(row.size):
                         row[d] *= shrink[i]
                 product(o_n, s.T, values[j0 : j0 + rows])
             for i in range(n):
                 row = o_n[i]
-                for d in range(wide):
+                for d in range(row.size):
                     row[d] *= one / l[i]
                 lse[b, h, i0 + i] = m[i] + np.log(l[i])
             _unpack(out[b, i0 : i0 + n, h], o, one)
+
+
+def _forward_range(start, stop, q, k, v, scale, causal, out, lse):
+    D, dtype = out.shape[-1], out.dtype
+    rows, wide = _padded(k.shape[3], D, dtype.itemsize)
+    kv = np.zeros((rows, wide), dtype), np.zeros((rows, wide), dtype)
+    shapes = (D, QUERIES), (QUERIES, wide), (KEYS, QUERIES)
+    tiles = tuple(np.zeros(shape, dtype) for shape in shapes)
+    # An array each: LLVM does not vectorise a loop over several rows of one.
+    rows_i = tuple(np.zeros(QUERIES, dtype) for _ in range(3))
+    scale, least = dtype.type(scale), dtype.type(_LEAST[dtype.itemsize])
+    _forward(start, stop, q, k, v, scale, causal, out, lse, kv, tiles, rows_i, least)
 
 
 def attention_forward(q, k, v, scale, causal):
     (B, H, T, D), S = q.shape, k.shape[2]
     out, lse = np.empty((B, T, H, D), q.dtype), np.empty((B, H, T), q.dtype)
     if out.size:
-        grain, least = _tasks_worth_a_thread(T, S, D), _LEAST[q.dtype.itemsize]
-        arrays = map(_any_layout, (q, k, v))
-        parallel(_forward, B * H, grain, *arrays, scale, causal, least, out, lse)
+        arrays, grain = map(any_layout, (q, k, v)), _tasks_worth_a_thread(T, S, D)
+        parallel(_forward_range, B * H, grain, *arrays, scale, causal, out, lse)
     return out.transpose(0, 2, 1, 3), lse
 
 
 @jit
-def _backward(start, stop, dout, q, k, v, out, lse, scale, causal, least, dq, dk, dv):
+def _backward(
+    start, stop, dout, q, k, v, out, lse, scale, causal, dq, dk, dv, kv, tiles, rows_i, least
+):
     (H, T, D), (G, S) = q.shape[2:], k.shape[2:4]
     zero, one = dq.dtype.type(0), dq.dtype.type(1)
-    scale, least = dq.dtype.type(scale), dq.dtype.type(least)
-    wide = _round_up(D, COLUMNS // dq.itemsize)
-    shape = _round_up(S, ROWS), wide
-    keys, dkeys = np.zeros(shape, dq.dtype), np.empty(shape, dq.dtype)
-    values, dvalues = np.zeros(shape, dq.dtype), np.empty(shape, dq.dtype)
-    q_i, do_i = np.zeros((QUERIES, wide), dq.dtype), np.zeros((QUERIES, wide), dq.dtype)
-    q_t, do_t = np.zeros((D, QUERIES), dq.dtype), np.zeros((D, QUERIES), dq.dtype)
-    dq_i = np.empty((QUERIES, wide), dq.dtype)
-    scores, dscores = np.zeros((KEYS, QUERIES), dq.dtype), np.zeros((KEYS, QUERIES), dq.dtype)
-    lse_i, delta = np.empty(QUERIES, dq.dtype), np.empty(QUERIES, dq.dtype)
+    keys, values, dkeys, dvalues = kv
+    (q_t, do_t, q_i, do_i, dq_i, scores, dscores), (lse_i, delta) = tiles, rows_i
     for task in range(start, stop):
         b, g = task // G, task % G
         _pack(keys, k[0, b, g], 0, S, one)
         _pack(values, v[0, b, g], 0, S, one)
-        dkeys[:] = 0
-        dvalues[:] = 0
+        _clear(dkeys)
+        _clear(dvalues)
         for h in range(g * (H // G), (g + 1) * (H // G)):
             for i0 in range(0, T, QUERIES):
                 n = min(QUERIES, T - i0)
@@ -193,15 +201,15 @@ def _backward(start, stop, dout, q, k, v, out, lse, scale, causal, least, dq, dk
                     for d in range(D):
                         total += do_row[d] * row[d]
                     delta[i] = total
-                dq_n = dq_i[: _round_up(n, ROWS)]
-                dq_n[:] = 0
+                dq_n = dq_i[: _whole_tiles(n)]
+                _clear(dq_n)
                 seen = min(S, i0 + n) if causal else S
                 for j0 in range(0, seen, KEYS):
                     rows = min(KEYS, seen - j0)
-                    padded = _round_up(rows, ROWS)
+                    padded = _whole_tiles(rows)
                     p, ds = scores[:padded], dscores[:padded]
-                    p[:] = 0
-                    ds[:] = 0
+                    _clear(p)
+                    _clear(ds)
                     product(p, keys[j0 : j0 + padded], q_t)
                     product(ds, values[j0 : j0 + padded], do_t)
                     if causal:
@@ -219,12 +227,24 @@ def _backward(start, stop, dout, q, k, v, out, lse, scale, causal, least, dq, dk
         _unpack(dv[b, :, g], dvalues, one)
 
 
+def _backward_range(start, stop, dout, q, k, v, out, lse, scale, causal, dq, dk, dv):
+    D, dtype = dq.shape[-1], dq.dtype
+    rows, wide = _padded(k.shape[3], D, dtype.itemsize)
+    kv = tuple(np.zeros((rows, wide), dtype) for _ in range(4))
+    shapes = [(D, QUERIES)] * 2 + [(QUERIES, wide)] * 3 + [(KEYS, QUERIES)] * 2
+    tiles = tuple(np.zeros(shape, dtype) for shape in shapes)
+    rows_i = np.zeros(QUERIES, dtype), np.zeros(QUERIES, dtype)
+    scale, least = dtype.type(scale), dtype.type(_LEAST[dtype.itemsize])
+    inputs = dout, q, k, v, out, lse, scale, causal
+    _backward(start, stop, *inputs, dq, dk, dv, kv, tiles, rows_i, least)
+
+
 def attention_backward(dout, q, k, v, out, lse, scale, causal):
     (B, H, T, D), (G, S) = q.shape, k.shape[1:3]
     dq = np.empty((B, T, H, D), q.dtype)
     dk, dv = np.empty((2, B, S, G, D), q.dtype)
     if dq.size or dk.size:
-        grain, least = _tasks_worth_a_thread(T * H // G, S, 2 * D), _LEAST[q.dtype.itemsize]
-        arrays = map(_any_layout, (dout, q, k, v, out, lse))
-        parallel(_backward, B * G, grain, *arrays, scale, causal, least, dq, dk, dv)
+        arrays = map(any_layout, (dout, q, k, v, out, lse))
+        grain = _tasks_worth_a_thread(T * H // G, S, 2 * D)
+        parallel(_backward_range, B * G, grain, *arrays, scale, causal, dq, dk, dv)
     return tuple(x.transpose(0, 2, 1, 3) for x in (dq, dk, dv))

@@ -21,8 +21,12 @@ dropout = Kernel(
     "x, p, key -> y, of any shape, contiguous",
     inputs=_inputs,
     shapes=[
-        dict(shape=(1,), p=0.5), dict(shape=(3, 5), p=0.1), dict(shape=(7, 65), p=0.9),
-        dict(shape=(0, 4), p=0.5), dict(shape=(2, 3, 4099), p=0.2), dict(shape=(8,), p=0.0),
+        dict(shape=(1,), p=0.5),
+        dict(shape=(3, 5), p=0.1),
+        dict(shape=(7, 65), p=0.9),
+        dict(shape=(0, 4), p=0.5),
+        dict(shape=(2, 3, 4099), p=0.2),
+        dict(shape=(8,), p=0.0),
         dict(shape=(9,), p=1.0),
     ],  # fmt: skip
     bench=[dict(shape=(768, 128), p=0.1), dict(shape=(2048, 768), p=0.1)],

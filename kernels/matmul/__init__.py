@@ -12,7 +12,8 @@ from minillm.kernels.registry import Cost, Kernel
 
 def _inputs(rng, a, b, transpose=""):
     a, b = (rng.normal(size=shape) for shape in (a, b))
-    return a.swapaxes(-1, -2) if "a" in transpose else a, b.swapaxes(-1, -2) if "b" in transpose else b
+    a = a.swapaxes(-1, -2) if "a" in transpose else a
+    return a, b.swapaxes(-1, -2) if "b" in transpose else b
 
 
 def _cost(a, b):
@@ -28,12 +29,20 @@ matmul = Kernel(
     "a (..., M, K), b (..., K, N) -> c (..., M, N)",
     inputs=_inputs,
     shapes=[
-        dict(a=(1, 1), b=(1, 1)), dict(a=(3, 5), b=(5, 7)), dict(a=(65, 130), b=(130, 33)),
-        dict(a=(5, 3), b=(5, 7), transpose="a"), dict(a=(3, 5), b=(7, 5), transpose="b"),
-        dict(a=(2, 3, 17, 9), b=(9, 12)), dict(a=(2, 1, 4, 9), b=(3, 9, 5)),
-        dict(a=(0, 4), b=(4, 3)), dict(a=(3, 0), b=(0, 2)),
+        dict(a=(1, 1), b=(1, 1)),
+        dict(a=(3, 5), b=(5, 7)),
+        dict(a=(65, 130), b=(130, 33)),
+        dict(a=(5, 3), b=(5, 7), transpose="a"),
+        dict(a=(3, 5), b=(7, 5), transpose="b"),
+        dict(a=(2, 3, 17, 9), b=(9, 12)),
+        dict(a=(2, 1, 4, 9), b=(3, 9, 5)),
+        dict(a=(0, 4), b=(4, 3)),
+        dict(a=(3, 0), b=(0, 2)),
     ],  # fmt: skip
-    bench=[dict(a=(768, 128), b=(512, 128), transpose="b"), dict(a=(2048, 384), b=(384, 1536)),
-           dict(a=(1024, 1024), b=(1024, 1024))],  # fmt: skip
+    bench=[
+        dict(a=(768, 128), b=(512, 128), transpose="b"),
+        dict(a=(2048, 384), b=(384, 1536)),
+        dict(a=(1024, 1024), b=(1024, 1024)),
+    ],  # fmt: skip
     cost=_cost,
 )

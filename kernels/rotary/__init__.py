@@ -24,8 +24,10 @@ rotary = Kernel(
     "x (B, H, T, D), cos (T, D/2), sin (T, D/2), inverse -> y (B, H, T, D)",
     inputs=_inputs,
     shapes=[
-        dict(B=1, H=1, T=1, D=2), dict(B=2, H=3, T=5, D=6), dict(B=2, H=2, T=33, D=34, inverse=True),
+        dict(B=1, H=1, T=1, D=2),
+        dict(B=2, H=3, T=5, D=6),
         dict(B=0, H=1, T=3, D=4),
+        dict(B=2, H=2, T=33, D=34, inverse=True),
     ],  # fmt: skip
     bench=[dict(B=12, H=4, T=64, D=32), dict(B=8, H=6, T=256, D=64)],
     cost=lambda x, cos, sin, inverse: Cost(2 * x.nbytes, 3 * x.size),

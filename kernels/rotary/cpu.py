@@ -4,6 +4,7 @@ heads are cut from, and is seen as (B, H, T, D)."""
 import numpy as np
 
 from minillm.kernels.runtime.jit import jit
+from minillm.kernels.runtime.layout import any_layout, contiguous
 from minillm.kernels.runtime.threads import parallel, rows_worth_a_thread
 
 
@@ -15,7 +16,8 @@ def _rotary(start, stop, x, cos, sin, sign, y):
         b, t = row // T, row % T
         c, s = cos[t], sin[t]
         for h in range(H):
-            x1, x2 = x[b, h, t, :half], x[b, h, t, half:]
+            row_x = contiguous(x[0, b, h, t])
+            x1, x2 = row_x[:half], row_x[half:]
             y1, y2 = y[b, t, h, :half], y[b, t, h, half:]
             for d in range(half):
                 turned = sign * s[d]
@@ -27,6 +29,7 @@ def rotary(x, cos, sin, inverse):
     B, H, T, D = x.shape
     y = np.empty((B, T, H, D), x.dtype)
     sign = x.dtype.type(-1 if inverse else 1)
-    x = np.broadcast_to(x, (*x.shape,))  # one Numba type, whatever the layout and flags
-    parallel(_rotary, B * T, rows_worth_a_thread(H * D), x, cos, sin, sign, y)
+    if y.size:
+        grain = rows_worth_a_thread(H * D)
+        parallel(_rotary, B * T, grain, any_layout(x), cos, sin, sign, y)
     return y.transpose(0, 2, 1, 3)

@@ -31,4 +31,4 @@ jit = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 # inlined, since a call left in a loop keeps it from vectorising. The flags must be given: where a
 # function has none it inherits its caller's.
 EXACT = {"fastmath": {"contract"}, "forceinline": True, "error_model": "numpy"}
-jit_exact = njit(nogil=True, cache=True, **EXACT)
+jit_exact = njit(nogil=True, **EXACT)  # kept in the cache with the loops that call it

@@ -12,7 +12,6 @@ No bounds are checked, as in the rest of compiled code.
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, models, register_model
 
 from minillm.kernels.runtime.jit import jit
@@ -43,20 +42,6 @@ def _address(context, builder, array_type, array, index, vector):
     data = context.make_array(array_type)(context, builder, array).data
     start = builder.gep(data, [index], inbounds=True)
     return builder.bitcast(start, context.get_value_type(vector).as_pointer())
-
-
-@intrinsic
-def contiguous(typingctx, row):
-    """The same one-dimensional array, as a type that says its elements are adjacent.
-
-    For rows of arrays of any layout whose last dimension is known to be contiguous: loops over them
-    vectorise.
-    """
-
-    def generate(context, builder, signature, args):
-        return impl_ret_borrowed(context, builder, signature.return_type, args[0])
-
-    return row.copy(layout="C")(row), generate
 
 
 @intrinsic

@@ -24,7 +24,7 @@ def logistic(x: Array) -> Array:
 def softplus(x: Array) -> Array:
     """log(1 + e^x), likewise by e^-|x|."""
     xp = xp_of(x)
-    return xp.maximum(x, 0) + xp.log1p(xp.exp(-abs(x)))
+    return xp.maximum(x, x.dtype.type(0)) + xp.log1p(xp.exp(-abs(x)))
 
 
 class Silu(Op):
@@ -48,6 +48,7 @@ class Softplus(Op):
     @staticmethod
     def forward(x, *, beta, threshold):
         floating("softplus", x)
+        beta = x.dtype.type(beta)  # a Python number would turn bfloat16 into float32
         z = beta * x
         return xp_of(x).where(z > threshold, x, softplus(z) / beta), (x, beta, threshold)
 

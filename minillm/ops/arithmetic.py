@@ -7,23 +7,8 @@ dimensions (`unbroadcast`). Numbers take part by their kind only (see dtypes.py)
 import operator
 
 from minillm.device import xp_of
-from minillm.errors import UserError
 from minillm.ops.dtypes import as_floating, promote
-from minillm.ops.op import Op, unbroadcast
-
-
-def _shape(x):
-    return getattr(x, "shape", ())
-
-
-def _broadcast(name, function, x, y):
-    """`function(x, y)`, with both shapes in the message if they do not fit."""
-    try:
-        return function(x, y)
-    except ValueError as error:
-        if "broadcast" not in str(error):
-            raise
-        raise UserError(f"{name}: shapes {_shape(x)} and {_shape(y)} do not broadcast") from None
+from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast
 
 
 class Add(Op):
@@ -31,8 +16,8 @@ class Add(Op):
 
     @staticmethod
     def forward(x, y):
-        z = _broadcast("add", operator.add, *promote(x, y))
-        return z, (_shape(x), _shape(y))
+        z = broadcasting("add", operator.add, *promote(x, y))
+        return z, (shape_of(x), shape_of(y))
 
     @staticmethod
     def backward(dz, saved, needs):
@@ -48,8 +33,8 @@ class Sub(Op):
 
     @staticmethod
     def forward(x, y):
-        z = _broadcast("sub", operator.sub, *promote(x, y))
-        return z, (_shape(x), _shape(y))
+        z = broadcasting("sub", operator.sub, *promote(x, y))
+        return z, (shape_of(x), shape_of(y))
 
     @staticmethod
     def backward(dz, saved, needs):
@@ -78,10 +63,10 @@ class Mul(Op):
     @staticmethod
     def forward(x, y):
         x, y = promote(x, y)
-        z = _broadcast("mul", operator.mul, x, y)
+        z = broadcasting("mul", operator.mul, x, y)
         keep_x = x if hasattr(y, "dtype") or not hasattr(x, "dtype") else None
         keep_y = y if hasattr(x, "dtype") or not hasattr(y, "dtype") else None
-        return z, (keep_x, keep_y, _shape(x), _shape(y))
+        return z, (keep_x, keep_y, shape_of(x), shape_of(y))
 
     @staticmethod
     def backward(dz, saved, needs):
@@ -100,8 +85,8 @@ class Div(Op):
         x, y = promote(x, y)
         x = as_floating(x) if hasattr(x, "dtype") else x
         y = as_floating(y) if hasattr(y, "dtype") else y
-        z = _broadcast("div", operator.truediv, x, y)
-        return z, (z if hasattr(y, "dtype") else None, y, _shape(x), _shape(y))
+        z = broadcasting("div", operator.truediv, x, y)
+        return z, (z if hasattr(y, "dtype") else None, y, shape_of(x), shape_of(y))
 
     @staticmethod
     def backward(dz, saved, needs):
@@ -117,7 +102,7 @@ class FloorDiv(Op):
 
     @staticmethod
     def forward(x, y):
-        return _broadcast("floor_div", operator.floordiv, *promote(x, y)), ()
+        return broadcasting("floor_div", operator.floordiv, *promote(x, y)), ()
 
 
 class Remainder(Op):
@@ -126,14 +111,14 @@ class Remainder(Op):
     @staticmethod
     def forward(x, y):
         x, y = promote(x, y)
-        return _broadcast("remainder", operator.mod, x, y), (x, y)
+        return broadcasting("remainder", operator.mod, x, y), (x, y)
 
     @staticmethod
     def backward(dz, saved, needs):
         x, y = saved
         return (
-            unbroadcast(dz, _shape(x)) if needs[0] else None,
-            unbroadcast(-dz * (x // y), _shape(y)) if needs[1] else None,
+            unbroadcast(dz, shape_of(x)) if needs[0] else None,
+            unbroadcast(-dz * (x // y), shape_of(y)) if needs[1] else None,
         )
 
 
@@ -143,7 +128,7 @@ class Pow(Op):
     @staticmethod
     def forward(x, y):
         x, y = promote(x, y)
-        z = _broadcast("pow", operator.pow, x, y)
+        z = broadcasting("pow", operator.pow, x, y)
         if not hasattr(x, "dtype"):
             x = xp_of(y).asarray(x, dtype=z.dtype)
         return z, (x, y, z if hasattr(y, "dtype") else None)
@@ -167,7 +152,7 @@ class Compare(Op):
 
     @staticmethod
     def forward(x, y, *, function):
-        return _broadcast(function.__name__.strip("_"), function, *promote(x, y)), ()
+        return broadcasting(function.__name__.strip("_"), function, *promote(x, y)), ()
 
 
 class Cast(Op):

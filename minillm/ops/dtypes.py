@@ -45,16 +45,20 @@ def promote(x: Any, y: Any) -> tuple[Any, Any]:
     if x_dtype == y_dtype:
         return x, y
     if y_dtype is None:
-        return _meet_number(x, y), y
+        return _meet_number(x, y)
     if x_dtype is None:
-        return x, _meet_number(y, x)
+        return _meet_number(y, x)[::-1]
     dtype = result_dtype(x, y)
     return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
-def _meet_number(x: Array, number: Any) -> Array:
-    if isinstance(number, float):
-        return as_floating(x)
-    if x.dtype.kind == "b" and not isinstance(number, bool):
-        return x.astype(_INTEGER)
-    return x
+def _meet_number(x: Array, number: Any) -> tuple[Array, Any]:
+    kind = x.dtype.kind
+    if kind == "V":  # NumPy would take bfloat16 and a float to float32
+        return x, x.dtype.type(number)
+    if kind != "f":
+        if isinstance(number, float):
+            return x.astype(DEFAULT_DTYPE), number
+        if kind == "b" and not isinstance(number, bool):
+            return x.astype(_INTEGER), number
+    return x, number

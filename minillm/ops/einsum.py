@@ -64,8 +64,9 @@ def _sizes(equation, terms, arrays):
 
 
 def _contract(terms, output, arrays):
-    xp = xp_of(arrays[0])
-    return xp.einsum(f"{','.join(terms)}->{output}", *arrays, optimize=True)
+    equation = f"{','.join(terms)}->{output}"
+    y = xp_of(arrays[0]).einsum(equation, *arrays, optimize=True)
+    return y.astype(arrays[0].dtype, copy=False)  # of bfloat16, NumPy's is float32
 
 
 class Einsum(Op):

@@ -6,9 +6,8 @@ where maximum or minimum tie, 1 for clamp at its bounds.
 
 from minillm.device import xp_of
 from minillm.errors import UserError
-from minillm.ops.arithmetic import _broadcast, _shape
 from minillm.ops.dtypes import DEFAULT_DTYPE, as_floating, promote
-from minillm.ops.op import Op, unbroadcast
+from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast
 
 
 class Exp(Op):
@@ -128,6 +127,8 @@ class Clamp(Op):
 
     @staticmethod
     def forward(x, *, min, max):
+        if min is None and max is None:
+            raise UserError("clamp: give min, max or both")
         y = x
         if min is not None:
             y = xp_of(x).maximum(*promote(y, min))
@@ -150,7 +151,7 @@ class Where(Op):
 
     @staticmethod
     def forward(condition, x, y):
-        xp, shapes = xp_of(condition), (_shape(x), _shape(y))
+        xp, shapes = xp_of(condition), (shape_of(x), shape_of(y))
         if condition.dtype.kind != "b":
             raise UserError(f"where: the condition must be boolean, not {condition.dtype}")
         if not hasattr(x, "dtype") and not hasattr(y, "dtype"):
@@ -183,7 +184,7 @@ class Maximum(Op):
     @staticmethod
     def forward(x, y):
         x, y = promote(x, y)
-        return _broadcast("maximum", xp_of(x).maximum, x, y), (x, y)
+        return broadcasting("maximum", xp_of(x).maximum, x, y), (x, y)
 
     @staticmethod
     def backward(dz, saved, needs):
@@ -197,7 +198,7 @@ class Minimum(Op):
     @staticmethod
     def forward(x, y):
         x, y = promote(x, y)
-        return _broadcast("minimum", xp_of(x).minimum, x, y), (x, y)
+        return broadcasting("minimum", xp_of(x).minimum, x, y), (x, y)
 
     @staticmethod
     def backward(dz, saved, needs):

@@ -22,20 +22,23 @@ def raw_key(key):
 
     Basic keys end in `...`, so that the result is a view even if nothing but one element is left.
     """
-    items = tuple(_raw_item(item) for item in (key if isinstance(key, tuple) else (key,)))
-    if any(hasattr(item, "dtype") or item is Ellipsis for item in items):
-        return items
+    items = [_raw_item(item) for item in (key if isinstance(key, tuple) else (key,))]
+    for item in items:
+        if item is Ellipsis or hasattr(item, "dtype"):
+            return tuple(items)
     return (*items, Ellipsis)
 
 
 def _raw_item(item):
-    if isinstance(item, slice):
-        return slice(*(_integer(i) for i in (item.start, item.stop, item.step)))
-    item = raw(item)
-    if isinstance(item, bool | np.bool_ | list | range):
-        item = np.asarray(item, dtype=None if item else np.intp)  # an empty list selects nothing
-    if item is None or item is Ellipsis:
+    if type(item) is int or item is None or item is Ellipsis:
         return item
+    if isinstance(item, slice):
+        return slice(_integer(item.start), _integer(item.stop), _integer(item.step))
+    item = raw(item)
+    if isinstance(item, (list, range)):
+        item = np.asarray(item, dtype=None if len(item) else np.intp)
+    elif isinstance(item, (bool, np.bool_)):
+        item = np.asarray(item)
     if not hasattr(item, "dtype"):
         return operator.index(item)
     if item.dtype.kind not in "biu":
@@ -44,7 +47,7 @@ def _raw_item(item):
 
 
 def _integer(i):
-    return None if i is None else operator.index(i)
+    return i if i is None or type(i) is int else operator.index(i)
 
 
 def add_at(whole, key, dy):

@@ -12,7 +12,6 @@ import math
 
 from minillm.device import xp_of
 from minillm.errors import UserError
-
 from minillm.kernels.matmul import matmul
 from minillm.ops.op import Op, unbroadcast
 
@@ -28,25 +27,21 @@ class MatMul(Op):
             raise UserError(f"matmul: dtypes {a.dtype} and {b.dtype} differ; convert one with to()")
         A = a if a.ndim > 1 else a[None]  # (..., M, K)
         B = b if b.ndim > 1 else b[:, None]  # (..., K, N)
-        try:
-            lead = xp_of(a).broadcast_shapes(A.shape[:-2], B.shape[:-2])
-        except ValueError:
-            raise UserError(
-                f"matmul: leading dimensions of {a.shape} and {b.shape} do not broadcast"
-            ) from None
         if B.ndim == 2:
+            lead = A.shape[:-2]
             c = matmul(_rows(A), B)  # (lead M, N)
         else:
-            c = matmul(A, B)  # (..., M, N)
+            lead = _lead(a, b)
+            c = matmul(A, B)  # (lead, M, N)
         rows, columns = a.shape[-2:-1], b.shape[-1:] if b.ndim > 1 else ()
-        return c.reshape(*lead, *rows, *columns), (a, b, lead)
+        return c.reshape((*lead, *rows, *columns)), (a, b, lead)
 
     @staticmethod
     def backward(dc, saved, needs):
         a, b, lead = saved
         A = a if a.ndim > 1 else a[None]  # (..., M, K)
         B = b if b.ndim > 1 else b[:, None]  # (..., K, N)
-        dC = dc.reshape(*lead, A.shape[-2], B.shape[-1])  # (..., M, N)
+        dC = dc.reshape((*lead, A.shape[-2], B.shape[-1]))  # (..., M, N)
         da = db = None
         if B.ndim == 2:
             dC = _rows(dC)  # (lead M, N)
@@ -60,6 +55,16 @@ class MatMul(Op):
         if needs[1]:
             db = unbroadcast(matmul(A.swapaxes(-1, -2), dC), B.shape).reshape(b.shape)
         return da, db
+
+
+def _lead(a, b):
+    """The leading dimensions of the product of stacks."""
+    try:
+        return xp_of(a).broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise UserError(
+            f"matmul: leading dimensions of {a.shape} and {b.shape} do not broadcast"
+        ) from None
 
 
 def _rows(x):

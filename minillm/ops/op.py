@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from minillm.device import Array, xp_of
+from minillm.errors import UserError
 
 
 class Op:
@@ -45,6 +46,23 @@ class Op:
 def raw(value: Any) -> Any:
     """The array of a Tensor; anything else as it is."""
     return value.data if hasattr(value, "grad_buffer") else value
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of an array; () for a number."""
+    return getattr(x, "shape", ())
+
+
+def broadcasting(name: str, function: Callable, x: Any, y: Any) -> Array:
+    """`function(x, y)`, with both shapes in the message if they do not fit."""
+    try:
+        return function(x, y)
+    except ValueError as error:
+        if "broadcast" not in str(error):
+            raise
+        raise UserError(
+            f"{name}: shapes {shape_of(x)} and {shape_of(y)} do not broadcast"
+        ) from None
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:

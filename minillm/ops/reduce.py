@@ -6,10 +6,11 @@ int64.
 """
 
 import math
+import operator
 
 from minillm.device import xp_of
 from minillm.errors import UserError
-from minillm.ops.dtypes import as_floating, is_floating
+from minillm.ops.dtypes import as_floating, is_floating, promote
 from minillm.ops.op import Op
 
 
@@ -169,7 +170,7 @@ class Norm(Op):
         elif p == 2:
             y = xp.sqrt(total(x * x, dims, True))
         else:
-            y = total(abs(x) ** p, dims, True) ** (1 / p)
+            y = operator.pow(*promote(total(abs(x) ** p, dims, True), 1 / p))
         return _drop(y, dims, keepdim), (x, y, dims, p)
 
     @staticmethod

@@ -11,6 +11,8 @@ leading sizes. Saved: x, weight, rstd - not xhat, one multiplication an element 
 floats a row to keep. Statistics are in at least float32.
 """
 
+import numpy as np
+
 from minillm.device import xp_of
 from minillm.errors import UserError
 from minillm.kernels.rms_norm import rms_norm_backward, rms_norm_forward
@@ -26,7 +28,7 @@ class RmsNorm(Op):
         floating("rms_norm", x)
         xp = xp_of(x)
         weight = xp.ones(x.shape[-1:], x.dtype) if weight is None else weight
-        eps = float(xp.spacing(x.dtype.type(1))) if eps is None else eps
+        eps = float(np.spacing(x.dtype.type(1))) if eps is None else eps
         if not x.ndim or weight.shape != x.shape[-1:]:
             raise UserError(
                 f"rms_norm: x {x.shape} needs weight of shape {x.shape[-1:]}, got {weight.shape}"

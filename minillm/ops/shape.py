@@ -3,13 +3,11 @@
 Reshape, Permute and Expand return views where they can; their gradients are views as well.
 """
 
-import math
-
 from minillm.device import xp_of
 from minillm.errors import UserError
 from minillm.ops.dtypes import result_dtype
 from minillm.ops.op import Op, unbroadcast
-from minillm.ops.reduce import one_dim, some_dims
+from minillm.ops.reduce import one_dim
 
 
 class Reshape(Op):
@@ -17,14 +15,12 @@ class Reshape(Op):
 
     @staticmethod
     def forward(x, *, shape, view=False):
-        known = math.prod(n for n in shape if n != -1)
-        if shape.count(-1) > 1 or any(n < -1 for n in shape):
-            raise UserError(f"reshape: {shape} is not a shape; at most one size may be -1")
-        if -1 in shape and known and x.size % known == 0:
-            shape = tuple(x.size // known if n == -1 else n for n in shape)
-        if math.prod(shape) != x.size or -1 in shape:
-            raise UserError(f"reshape: {x.shape} has {x.size} elements, which do not fill {shape}")
-        y = x.reshape(shape)
+        try:
+            y = x.reshape(shape)
+        except ValueError:
+            raise UserError(
+                f"reshape: {x.shape} has {x.size} elements, which do not fill {shape}"
+            ) from None
         if view and x.size and not xp_of(x).may_share_memory(x, y):
             raise UserError(
                 f"view: {x.shape} with strides {x.strides} cannot be seen as {shape} without"
@@ -42,15 +38,18 @@ class Permute(Op):
 
     @staticmethod
     def forward(x, *, dims):
-        dims = some_dims(dims, x.ndim)
-        if len(dims) != x.ndim:
-            raise UserError(f"permute: dims {dims} do not name every dimension of shape {x.shape}")
-        return x.transpose(dims), (dims,)
+        try:
+            return x.transpose(dims), (dims,)
+        except ValueError:
+            raise UserError(
+                f"permute: dims {dims} do not name each dimension of shape {x.shape} once"
+            ) from None
 
     @staticmethod
     def backward(dy, saved, needs):
         (dims,) = saved
-        return (dy.transpose(sorted(range(len(dims)), key=dims.__getitem__)),)
+        n = len(dims)
+        return (dy.transpose(sorted(range(n), key=lambda i: dims[i] % n)),)
 
 
 class Expand(Op):

@@ -23,6 +23,21 @@ def test_gelu_is_0_or_the_identity_far_from_0(implementation, tanh):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("tanh", [False, True])
+def test_nan_passes(implementation, tanh):
+    x = np.array([1, np.nan, 2], np.float32)
+    dy = np.ones_like(x)
+    arrays = [
+        gelu_forward.implementation(implementation)(x, tanh),
+        gelu_backward.implementation(implementation)(dy, x, tanh),
+        swiglu_forward.implementation(implementation)(x, dy),
+        *swiglu_backward.implementation(implementation)(dy, x, dy),
+    ]
+    for array in arrays:
+        np.testing.assert_array_equal(np.isnan(array), [False, True, False])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_swiglu_is_0_or_the_product_far_from_0(implementation):
     y = swiglu_forward.implementation(implementation)(FAR, 2 * ONES)
     dgate, dup = swiglu_backward.implementation(implementation)(ONES, FAR, 2 * ONES)

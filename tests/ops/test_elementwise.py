@@ -111,7 +111,9 @@ def test_where_against_torch(rng):
     assert got.dtype == np.float32 and (got.numpy() == condition).all()
 
 
-def test_where_refuses():
+def test_refusals():
+    with pytest.raises(UserError, match="min, max or both"):
+        Tensor([1.0]).clamp()
     with pytest.raises(UserError, match="boolean"):
         minillm.where(Tensor([1, 0]), 1.0, 2.0)
     with pytest.raises(UserError, match=r"\(2,\).*\(3,\)"):
