@@ -55,9 +55,9 @@ def main(comm, argv):
 
     on_root(comm, lambda: load_data() and None)
     data = load_data()
-    on_root(comm, partial(create_folder, run))
     loader = Loader(data.train, config.batch_size, config.block_size, config.seed)
     val_loader = Loader(data.val, config.batch_size, config.block_size, config.seed + 1)
+    on_root(comm, partial(create_folder, run))
 
     # --- model and optimiser, from nothing or from a checkpoint -----------------------------------
     manual_seed(config.seed)

@@ -5,18 +5,40 @@ import pytest
 from bench import machine
 
 _RESULTS = pytest.StashKey[list]()
-_LIMITS = pytest.StashKey["LimitsOfSession"]()
+_LIMITS = pytest.StashKey[machine.Limits]()
 
 
-class LimitsOfSession:
-    """The limits; the GEMM rate can only be corrected upwards."""
+class Session:
+    """What the benchmarks of a session share.
+
+    Attributes:
+        limits: of this machine, as far as is known; they only ever rise.
+        results: the extra_info of each benchmark.
+    """
 
     def __init__(self):
-        self.value = machine.measure()
+        self.limits = machine.measure()
+        self.results: list[dict] = []
 
     def measure_again(self) -> None:
-        gemm = max(self.value.gemm, machine.gemm_rate(2.0))
-        self.value = machine.Limits(self.value.copy, gemm)
+        """Look whether the machine can do better than it could before."""
+        self.limits = self.limits.or_better(machine.measure())
+
+    def fill_in_shares(self) -> None:
+        """Set every result beside the limits, which are final now."""
+        copy, gemm = self.limits.copy, self.limits.gemm
+        for info in self.results:
+            share, bound = self.limits.share(info["bytes"], info["flops"], info["seconds"])
+            info.update(
+                copy_gbs=copy / 1e9,
+                gemm_gflops=gemm / 1e9,
+                copy_share=info["gbs"] * 1e9 / copy,
+                gemm_share=info["gflops"] * 1e9 / gemm,
+                limit_share=share,
+                bound=bound,
+                # Faster than memory: the data stayed in a cache from one call to the next.
+                cached=info["gbs"] * 1e9 > copy,
+            )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,14 +49,12 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def limits(pytestconfig):
-    pytestconfig.stash[_LIMITS] = LimitsOfSession()
-    return pytestconfig.stash[_LIMITS]
-
-
-@pytest.fixture(scope="session")
-def results(pytestconfig):
-    return pytestconfig.stash[_RESULTS]
+def bench_session(pytestconfig):
+    session = Session()
+    yield session
+    session.measure_again()
+    session.fill_in_shares()
+    pytestconfig.stash[_RESULTS], pytestconfig.stash[_LIMITS] = session.results, session.limits
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -45,7 +65,7 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[_RESULTS]
     if not rows:
         return
-    limits = config.stash[_LIMITS].value
+    limits = config.stash[_LIMITS]
     write = terminalreporter.write_line
     terminalreporter.section(f"{rows[0]['dtype']}, {rows[0]['threads']} threads")
     write(f"limits: copy {limits.copy / 1e9:.1f} GB/s, GEMM {limits.gemm / 1e9:.1f} GFLOP/s")

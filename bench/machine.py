@@ -41,18 +41,24 @@ class Limits:
         memory, compute = nbytes / self.copy, flops / self.gemm
         return max(memory, compute) / seconds, "copy" if memory >= compute else "GEMM"
 
+    def or_better(self, other: "Limits") -> "Limits":
+        """The higher of each: noise only ever makes a machine look slower."""
+        return Limits(max(self.copy, other.copy), max(self.gemm, other.gemm))
 
-def measure() -> Limits:
+
+def measure(seconds: float = 2.0) -> Limits:
     """Measure both limits, on all threads."""
-    return Limits(copy_rate(), gemm_rate())
+    return Limits(copy_rate(seconds / 2), gemm_rate(seconds / 2))
 
 
-def gemm_rate(seconds: float = 1.0) -> float:
-    """FLOP/s of the best of repeated 2048 x 2048 products."""
-    return measure_peak("cpu", "float32", 2048, seconds)
+def gemm_rate(seconds: float, dtype: str = "float32") -> float:
+    """FLOP/s of the best of repeated square products; small ones too, which find a quiet moment on
+    a busy machine."""
+    sizes = (512, 1024, 2048)
+    return max(measure_peak("cpu", dtype, size, seconds / len(sizes)) for size in sizes)
 
 
-def copy_rate(repeats: int = 8) -> float:
+def copy_rate(seconds: float) -> float:
     """Bytes/s of the best of repeated copies, each thread its part (STREAM's copy: McCalpin 1995).
 
     Both arrays are as large as the last cache, so that none of the target is left in it from the
@@ -60,8 +66,8 @@ def copy_rate(repeats: int = 8) -> float:
     """
     size = min(max(last_cache(), 64 * MEGABYTE), 512 * MEGABYTE)
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
-    best = float("inf")
-    for _ in range(repeats):
+    best, stop = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < stop:
         began = time.perf_counter()
         parallel(_copy, size, MEGABYTE, source, target)
         best = min(best, time.perf_counter() - began)

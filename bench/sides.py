@@ -2,7 +2,7 @@
 other's allocator, thread pools or peak memory. Started by it as `python sides.py minillm|torch`;
 one line of JSON in, one out:
 
-    {job}                       -> {"parameters": n, "import_mb": ...}
+    {job}                       -> {"parameters": n}           (minillm: "flops_per_token" too)
     {"steps": k, "first": i}    -> {"seconds": [k], "losses": [k], "peak_mb": ...}
     {"gemm": seconds}           -> {"gemm": FLOP/s}            (minillm only)
 """
@@ -28,12 +28,14 @@ class Minillm:
         from minillm.optim import AdamW, clip_grad_norm, param_groups
         from minillm.random import manual_seed
 
-        self.import_mb = memory_mb("VmRSS")
         manual_seed(job.seed)
         self.model = GPT(GPTConfig(**job.options)).to(job.dtype)
         with open(job.weights, "wb") as file:
             np.savez(file, **self.model.state_dict())
-        self.parameters = self.model.num_parameters()
+        self.ready = {
+            "parameters": self.model.num_parameters(),
+            "flops_per_token": self.model.flops_per_token(),
+        }
         self.optimizer = AdamW(param_groups(self.model, DECAY), lr=job.lr, betas=BETAS)
         self.clip_grad_norm = clip_grad_norm
 
@@ -54,14 +56,13 @@ class Torch:
 
         from bench.gpt_torch import GPT, build_optimizer
 
-        self.import_mb = memory_mb("VmRSS")
         self.torch = torch
         torch.set_num_threads(job.threads)
         torch.set_default_dtype(getattr(torch, job.dtype))
         self.model = GPT(SimpleNamespace(**job.config))
         with np.load(job.weights) as weights:
             self.model.load_state_dict({k: torch.from_numpy(weights[k]) for k in weights.files})
-        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.ready = {"parameters": sum(p.numel() for p in self.model.parameters())}
         self.optimizer = build_optimizer(self.model, job.lr, BETAS, DECAY)
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -89,20 +90,19 @@ def run(side: Any, job: Any, first: int, steps: int) -> dict[str, Any]:
         began = time.perf_counter()
         losses.append(side.step(x, y))
         seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds, "losses": losses, "peak_mb": memory_mb("VmHWM")}
+    return {"seconds": seconds, "losses": losses, "peak_mb": peak_mb()}
 
 
-def memory_mb(key: str) -> float:
-    """Memory of this process in MB: VmRSS is now, VmHWM the most there was (both the latter, from
-    getrusage, where there is no /proc)."""
+def peak_mb() -> float:
+    """The most memory that this process ever had, in MB."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
+        return next(int(s.split()[1]) * 1024 / 1e6 for s in lines if s.startswith("VmHWM"))
+    except OSError:  # no /proc
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    return next(int(s.split()[1]) * 1024 / 1e6 for s in lines if s.startswith(key))
 
 
 def main() -> None:
@@ -110,14 +110,13 @@ def main() -> None:
     os.dup2(2, 1)  # nothing that a library prints gets between the answers
     job = SimpleNamespace(**json.loads(sys.stdin.readline()))
     side = {"minillm": Minillm, "torch": Torch}[sys.argv[1]](job)
-    answer = {"parameters": side.parameters, "import_mb": side.import_mb}
-    print(json.dumps(answer), file=answers, flush=True)
+    print(json.dumps(side.ready), file=answers, flush=True)
     for line in sys.stdin:
         ask = json.loads(line)
         if "gemm" in ask:
-            from minillm.train.metrics import measure_peak
+            from bench.machine import gemm_rate
 
-            answer = {"gemm": measure_peak("cpu", job.dtype, 2048, ask["gemm"])}
+            answer = {"gemm": gemm_rate(ask["gemm"], job.dtype)}
         else:
             answer = run(side, job, ask["first"], ask["steps"])
         print(json.dumps(answer), file=answers, flush=True)

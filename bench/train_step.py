@@ -28,7 +28,7 @@ from bench import machine  # noqa: E402
 from minillm import env  # noqa: E402
 from minillm.cli.checks.process import user_environment  # noqa: E402
 from minillm.errors import UserError  # noqa: E402
-from minillm.models.gpt import GPT, GPTConfig  # noqa: E402
+from minillm.models.gpt import GPTConfig  # noqa: E402
 from minillm.train.config import peek  # noqa: E402
 
 AGREE = 3  # first steps, whose losses are compared: they also compile and warm up
@@ -95,8 +95,7 @@ class Side:
         )
         self._ready = selectors.DefaultSelector()
         self._ready.register(self._process.stdout, selectors.EVENT_READ)
-        answer = self.ask(job)
-        self.parameters, self.import_mb = answer["parameters"], answer["import_mb"]
+        self.ready = self.ask(job)
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send a line, wait for the line that answers it."""
@@ -154,14 +153,15 @@ def measure(options: Options) -> dict[str, Any]:
         finally:
             for side in sides:
                 side.close()
-    model = GPT(gpt_config(options))
+    if len({side.ready["parameters"] for side in sides}) > 1:
+        raise UserError("the sides have different numbers of parameters")
     tokens = options.batch_size * options.block_size
-    flops = model.flops_per_token() * tokens
+    flops = sides[0].ready["flops_per_token"] * tokens
     result = {
         "machine": machine.describe(),
         "command": shlex.join(["python", "bench/train_step.py", *sys.argv[1:]]),
         "options": vars(options),
-        "parameters": sides[0].parameters,
+        "parameters": sides[0].ready["parameters"],
         "gemm_gflops": gemm / 1e9,
         "first_losses": dict(zip(names, losses)),
         "sides": {side.name: summary(side, tokens, flops, gemm) for side in sides},
@@ -216,7 +216,6 @@ def summary(side: Side, tokens: int, flops: float, gemm: float) -> dict[str, flo
         "tokens_per_second": tokens / median,
         "mfu": flops / median / gemm,
         "peak_mb": side.peak_mb,
-        "import_mb": side.import_mb,
     }
 
 
@@ -238,10 +237,11 @@ def report(result: dict[str, Any]) -> str:
         f"{'':<9} {'median':>10} {'20 % - 80 %':>19} {'tokens/s':>10} {'MFU':>6}   peak memory",
     ]
     for name, side in result["sides"].items():
+        spread = f"{side['p20_ms']:.1f} - {side['p80_ms']:.1f} ms"
+        rate, mfu, peak = side["tokens_per_second"], side["mfu"], side["peak_mb"]
         lines.append(
-            f"{name:<9} {side['median_ms']:>7.1f} ms {side['p20_ms']:>7.1f} - {side['p80_ms']:>6.1f}"
-            f" ms {side['tokens_per_second']:>10.0f} {side['mfu']:>6.1%}"
-            f"   {side['peak_mb']:.0f} MB ({side['import_mb']:.0f} after imports)"
+            f"{name:<9} {side['median_ms']:>7.1f} ms {spread:>19} {rate:>10.0f} {mfu:>6.1%}"
+            f"   {peak:.0f} MB"
         )
     if found := result.get("ratio"):
         lines.append(

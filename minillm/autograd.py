@@ -25,9 +25,6 @@ class Version:
     count = 0
 
 
-Saved = tuple[Version, int, int]  # a version, its count when saved, which input; -1: the output
-
-
 def _owner(array: Array) -> Any:
     """What holds the memory that `array` looks at."""
     while getattr(array, "base", None) is not None:
@@ -53,25 +50,13 @@ def shared_version(result: Array, inputs: Sequence, arrays: Sequence) -> Version
     return Version()
 
 
-def saved_versions(saved: tuple, tensors: Sequence, arrays: Sequence) -> Sequence[Saved]:
-    """The versions of those `tensors` (inputs, then the output) whose memory was saved.
+Stamp = tuple[Version, int, int]  # a version, its count at some time, the memory it is of
 
-    Args:
-        saved: what the op's forward saved.
-        tensors, arrays: inputs and output, and the same with arrays in the place of Tensors.
-    """
-    owners = [a if a.base is None else _owner(a) for a in saved if hasattr(a, "nbytes")]
-    if not owners:
-        return ()
-    last, found = len(tensors) - 1, []
-    for i, (x, array) in enumerate(zip(tensors, arrays)):
-        if x is not array:
-            owner = array if array.base is None else _owner(array)
-            for saved_owner in owners:
-                if saved_owner is owner:
-                    found.append((x.version, x.version.count, i if i < last else -1))
-                    break
-    return found
+
+def stamp(x: Any) -> Stamp:
+    """The version of a Tensor as it is now."""
+    array = x.data
+    return x.version, x.version.count, id(array if array.base is None else _owner(array))
 
 
 class Leaf(Protocol):
@@ -85,7 +70,7 @@ class Leaf(Protocol):
 class Node:
     """One applied op: its inputs' nodes or leaves, what backward needs, and its output's kind."""
 
-    __slots__ = ("op", "edges", "saved", "versions", "shape", "dtype", "order", "hooks")
+    __slots__ = ("op", "edges", "saved", "stamps", "shape", "dtype", "order", "hooks")
     _order = count()
 
     def __init__(
@@ -93,13 +78,13 @@ class Node:
         op: type[Op],
         edges: "Sequence[Node | Leaf | None]",
         saved: tuple,
-        versions: Sequence[Saved],
+        stamps: Sequence[Stamp | None],
         output: Array,
     ):
         self.op = op
         self.edges = edges
         self.saved: tuple | None = saved
-        self.versions = versions
+        self.stamps = stamps  # of the inputs, None for what is no Tensor, and of the output
         self.shape, self.dtype = output.shape, output.dtype
         self.order = next(Node._order)
         self.hooks: Sequence[Callable[[Array], Array | None]] = ()
@@ -114,14 +99,20 @@ class Node:
                 f"backward through {self.op.name} a second time: its saved arrays were freed by the"
                 " first; pass retain_graph=True to the first backward, or run forward again"
             )
-        for version, saved_at, position in self.versions:
-            if version.count != saved_at:
-                what = "output" if position < 0 else f"input {position}"
-                raise RuntimeError(
-                    f"{self.op.name}: its {what} is needed for backward but was changed in place"
-                    f" (version {version.count}, saved at {saved_at}); use an out-of-place op or"
-                    " clone() it first"
-                )
+        for position, taken in enumerate(self.stamps):
+            if taken is not None and taken[0].count != taken[1]:
+                self._check_change(position, *taken)
+
+    def _check_change(self, position: int, version: Version, count: int, memory: int) -> None:
+        """Raise if the changed memory is some that was saved; then it lives, so its id holds."""
+        if memory not in [id(_owner(a)) for a in self.saved or () if hasattr(a, "nbytes")]:
+            return
+        what = "output" if position == len(self.edges) else f"input {position}"
+        raise RuntimeError(
+            f"{self.op.name}: its {what} is needed for backward but was changed in place"
+            f" (version {version.count}, saved at {count}); use an out-of-place op or clone() it"
+            " first"
+        )
 
 
 def _count_consumers(root: Node) -> dict[Any, int]:
@@ -172,7 +163,7 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
             observe("backward", node.op, dout, grads)
         edges = node.edges
         if not retain_graph:
-            node.saved, node.edges, node.versions = None, (), ()
+            node.saved, node.edges, node.stamps = None, (), ()
         for edge, g in zip(edges, grads):
             if edge is None:
                 continue

@@ -5,13 +5,14 @@ records a Node when something requires a gradient. Operators and methods that ar
 `reshape`, ...) are in tensor_methods.py, changes in place in tensor_inplace.py.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from minillm import autograd, env
-from minillm.autograd import Node, Version
+from minillm.autograd import Node, Version, stamp
 from minillm.device import Array, device_of, module, to_device, xp_of
 from minillm.ops import arithmetic
 from minillm.ops.dtypes import DEFAULT_DTYPE
@@ -88,7 +89,7 @@ class Tensor(TensorMethods, InPlace):
             )
         if not value and self.node is not None:
             raise RuntimeError("this tensor was computed; detach() gives one without its history")
-        self._requires_grad = bool(value)
+        self._requires_grad = bool(value) and self.node is None
 
     @property
     def is_leaf(self) -> bool:
@@ -130,10 +131,17 @@ class Tensor(TensorMethods, InPlace):
         return bool(self.data)
 
     def __float__(self) -> float:
-        return float(self.data)
+        return float(self.data.item())
 
     def __int__(self) -> int:
-        return int(self.data)
+        return int(self.data.item())
+
+    def __index__(self) -> int:
+        return operator.index(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = np.asarray(self.numpy(), dtype)
+        return array.copy() if copy else array
 
     # --- gradients ------------------------------------------------------------------------------
 
@@ -156,7 +164,7 @@ class Tensor(TensorMethods, InPlace):
                 raise RuntimeError(f"backward of shape {self.shape} needs a gradient of that shape")
             grad = xp_of(self.data).ones_like(self.data)
         else:
-            grad = gradient.data if isinstance(gradient, Tensor) else gradient
+            grad = xp_of(self.data).asarray(raw(gradient), dtype=self.dtype)
             if grad.shape != self.shape:
                 raise RuntimeError(
                     f"gradient of shape {grad.shape} for tensor of shape {self.shape}"
@@ -267,12 +275,11 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Tensor:
         for x in inputs:
             edge = None
             if isinstance(x, Tensor):
-                edge = x.node
-                if edge is None and x._requires_grad:
-                    edge = x
+                edge = x if x._requires_grad else x.node
+                needed = needed or edge is not None
             edges.append(edge)
-            needed = needed or edge is not None
         if needed and result.dtype.kind not in "biu":
-            versions = autograd.saved_versions(saved, (*inputs, out), (*arrays, result))
-            out.node = Node(op, edges, saved, versions, result)
+            stamps = [stamp(x) if isinstance(x, Tensor) else None for x in inputs]
+            stamps.append(stamp(out))
+            out.node = Node(op, edges, saved, stamps, result)
     return out

@@ -1,7 +1,7 @@
 """Arrays as users hand them over: permuted, sliced, broadcast, of size 1, empty, 0-d.
 
-`arrays()` draws a float64 array of any small shape in any layout, `arrays(shape=...)` of that shape;
-`pairs()` draws two whose shapes broadcast. Values follow from a drawn seed.
+`arrays()` draws a float64 array of any small shape in any layout, `arrays(shape=...)` one of that
+shape; `pairs()` draws two whose shapes broadcast. Values follow from a drawn seed.
 """
 
 import numpy as np

@@ -37,19 +37,20 @@ def broadcast(comm: Communicator, array: Array, root: int = 0, tag: int = 0) -> 
 
 
 def on_root(comm: Communicator, fn: Callable[[], T]) -> T:
-    """Run `fn()` on rank 0 alone; every rank returns its result, or raises its UserError.
+    """Run `fn()` on rank 0 alone; every rank returns its result, or raises what it refused with.
 
     For what must happen once: download, encode, write. The result is pickled for the other ranks,
-    so let it be small. Any other exception of `fn` ends the run, since rank 0 raises it.
+    so let it be small. A UserError or SystemExit of `fn` is raised on every rank; any other
+    exception ends the run, since rank 0 raises it.
     """
     if comm.size == 1:
         return fn()
-    outcome: tuple[Any, UserError | None] = None, None
+    outcome: tuple[Any, UserError | SystemExit | None] = None, None
     pickled = b""
     if comm.rank == 0:
         try:
             outcome = fn(), None
-        except UserError as refusal:
+        except (UserError, SystemExit) as refusal:  # bad input, or --help: all leave together
             outcome = None, refusal
         pickled = pickle.dumps(outcome)
     length = np.array([len(pickled)], np.int64)

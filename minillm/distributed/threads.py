@@ -2,8 +2,9 @@
 
     run_threads(4, lambda comm: all_reduce(comm, np.ones(3)))
 
-Stricter than MPI may be: every send waits for its receive, whatever its size, so code that works
-here does not depend on buffers. When all ranks wait for one another, each is told so instead.
+As strict as MPI allows: every send waits for its receive, whatever its size, and an array of which
+a message is still under way must not be received into, or sent from while it is received into. When
+all ranks wait for one another, the run ends with an error that says for what.
 """
 
 import threading
@@ -72,13 +73,15 @@ class _Stopped(BaseException):
 class _Request:
     def __init__(self, hub: _Hub, rank: int, data: np.ndarray, what: str):
         self.hub, self.rank, self.data, self.what = hub, rank, data, what
-        self.done = False
+        self.done = False  # the message has arrived
+        self.seen = False  # and its rank has been told: its array is free again
 
     def __str__(self) -> str:
         return f"rank {self.rank} {self.what}"
 
     def test(self) -> bool:
         self.hub.check()
+        self.seen = self.done
         return self.done
 
     def wait(self) -> None:
@@ -96,16 +99,27 @@ class ThreadCommunicator(Communicator):
 
     def __init__(self, hub: _Hub, rank: int, size: int):
         self._hub, self.rank, self.size = hub, rank, size
+        self._under_way: list[tuple[str, _Request]] = []
 
     def _isend(self, data: np.ndarray, dest: int, tag: int) -> _Request:
         hub = self._hub
         request = _Request(hub, self.rank, data, f"sends to {dest} (tag {tag})")
+        self._claim("send", request)
         return hub.post(request, hub.sends, hub.receives, (self.rank, dest, tag))
 
     def _irecv(self, data: np.ndarray, source: int, tag: int) -> _Request:
         hub = self._hub
         request = _Request(hub, self.rank, data, f"receives from {source} (tag {tag})")
+        self._claim("receive", request)
         return hub.post(request, hub.receives, hub.sends, (source, self.rank, tag))
+
+    def _claim(self, kind: str, request: _Request) -> None:
+        """Refuse a message whose array belongs to one that this rank does not know to be done."""
+        self._under_way = [(k, r) for k, r in self._under_way if not r.seen]
+        for other_kind, other in self._under_way:
+            if "receive" in (kind, other_kind) and np.may_share_memory(request.data, other.data):
+                raise ValueError(f"{request} with an array in use: {other}, and has not waited")
+        self._under_way.append((kind, request))
 
     def abort(self, code: int = 1) -> None:
         self._hub.fail(RuntimeError(f"rank {self.rank} of {self.size} aborted with code {code}"))

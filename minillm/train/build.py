@@ -21,6 +21,7 @@ def build_optimizer(config: Config, model: GPT) -> Optimizer:
 
 
 def build_schedule(config: Config) -> Schedule:
-    """The factor of the learning rate at each step."""
+    """The factor of the learning rate at each step; a run shorter than its warm-up ends in it."""
     floor = config.min_lr / config.learning_rate if config.learning_rate else 0.0
-    return schedule(config.schedule, config.warmup_steps, config.steps, floor)
+    total = max(config.steps, config.warmup_steps)
+    return schedule(config.schedule, config.warmup_steps, total, floor)

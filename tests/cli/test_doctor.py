@@ -179,6 +179,8 @@ def test_numba_and_numpy_do_not_match():
     error = "ImportError: Numba needs NumPy 2.4 or less. Got NumPy 2.5."
     assert machine.import_fix("numba", error).endswith("install 'numpy<2.5'")
     assert machine.import_fix("rich", "ImportError: x").endswith("--no-deps rich")
+    missing = "ModuleNotFoundError: No module named 'llvmlite'"
+    assert machine.import_fix("numba", missing).endswith("install llvmlite")
 
 
 def test_threads():

@@ -115,6 +115,25 @@ def test_messages_that_make_no_sense(array, peer, says):
             run_threads(2, lambda comm, m=method: comm.rank or getattr(comm, m)(array, peer))
 
 
+def test_an_array_under_way_is_not_to_be_received_into():
+    def beside(comm):
+        array = np.full(8, comm.rank)
+        first = comm.isend(array[:4], 1 - comm.rank)
+        comm.recv(array[4:], 1 - comm.rank)
+        first.wait()
+        return array.tolist()
+
+    assert run_threads(2, beside) == [[0] * 4 + [1] * 4, [1] * 4 + [0] * 4]
+
+    def overlap(comm):
+        array = np.zeros(8)
+        comm.isend(array[:4], 1 - comm.rank)
+        comm.irecv(array[3:7], 1 - comm.rank)
+
+    with pytest.raises(ValueError, match="receives from .* array in use: rank . sends to"):
+        run_threads(2, overlap)
+
+
 def test_lengths_must_agree():
     def work(comm):
         if comm.rank:

@@ -8,8 +8,9 @@ from minillm.distributed import (
     SingleProcess,
     run_threads,
 )
+from minillm.ops.op import Op
 from minillm.optim.flat import FlatGroup
-from minillm.tensor import Tensor
+from minillm.tensor import Tensor, apply
 from tests.distributed.ddp_scenario import train
 
 SINGLE = {}
@@ -100,6 +101,31 @@ def test_a_second_backward_without_no_sync_is_refused():
 
     with pytest.raises(RuntimeError, match="no_sync"):
         run_threads(2, work)
+
+
+class Silent(Op):
+    """y = 0, without a gradient."""
+
+    @staticmethod
+    def forward(x):
+        return np.zeros(()), ()
+
+    @staticmethod
+    def backward(dy, saved, needs):
+        return (None,)
+
+
+def test_a_parameter_that_backward_reaches_without_a_gradient():
+    def work(comm):
+        p = Tensor(np.ones(10), requires_grad=True)
+        ddp = DistributedDataParallel(comm, [group := FlatGroup([p])])
+        for silent in (None, 0):  # the first step leaves something in the buffer
+            group.zero_grad()
+            (apply(Silent, p) if comm.rank == silent else (p * 3).sum()).backward()
+            ddp.finish()
+        return group.grad.tolist()
+
+    assert run_threads(3, work) == [[6] * 10] * 3
 
 
 def test_an_error_in_backward_on_one_rank_ends_the_others():

@@ -49,6 +49,14 @@ def test_one_failing_rank_ends_all(how, code, says):
 
 
 @needs_mpirun
+def test_ctrl_c_ends_all_without_tracebacks():
+    began = time.monotonic()
+    code, _, err = mpirun(3, "fail.py", "ctrl-c", timeout=30)
+    assert time.monotonic() - began < 10
+    assert code and "of 3 interrupted" in err and "Traceback" not in err
+
+
+@needs_mpirun
 def test_a_refusal_of_all_is_one_line():
     assert mpirun(4, "fail.py", "all refuse") == (2, "", "minillm: no such file; give --data\n")
 

@@ -81,7 +81,9 @@ def check_packages() -> list[Finding]:
 
 
 def import_fix(name: str, error: str) -> str:
-    """The pip command for a package that is installed but does not import."""
+    """The pip command for a package that does not import."""
+    if missing := re.search(r"No module named '(\w+)", error):
+        return f"{PIP} install {missing.group(1)}"
     limit = re.search(r"Numba needs NumPy (\d+)\.(\d+) or (less|greater)", error)
     if limit is None:
         return f"{PIP} install --force-reinstall --no-deps {name}"
