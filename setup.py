@@ -31,7 +31,7 @@ setup(
         "ml-dtypes>=0.4",
         "mpi4py>=4.0",
         "numba>=0.60",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pooch>=1.8",
         "rich>=13.7",
         "safetensors>=0.4",

@@ -1,14 +1,11 @@
-"""The machine's limits, measured once a session, and the table at its end."""
+"""The machine's limits, measured at both ends of a session, and the table after it."""
 
 import pytest
 
 from bench import machine
 
-_RESULTS = pytest.StashKey[list]()
-_LIMITS = pytest.StashKey[machine.Limits]()
 
-
-class Session:
+class BenchSession:
     """What the benchmarks of a session share.
 
     Attributes:
@@ -41,20 +38,21 @@ class Session:
             )
 
 
-@pytest.hookimpl(tryfirst=True)
+_SESSION = pytest.StashKey[BenchSession]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads the option
 def pytest_configure(config):
-    config.stash[_RESULTS] = []
     if not config.getoption("benchmark_verbose"):
         config.option.benchmark_quiet = True  # the table below instead
 
 
 @pytest.fixture(scope="session")
 def bench_session(pytestconfig):
-    session = Session()
+    session = pytestconfig.stash[_SESSION] = BenchSession()
     yield session
     session.measure_again()
     session.fill_in_shares()
-    pytestconfig.stash[_RESULTS], pytestconfig.stash[_LIMITS] = session.results, session.limits
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -62,10 +60,10 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash[_RESULTS]
-    if not rows:
+    session = config.stash.get(_SESSION, None)
+    if session is None or not session.results:
         return
-    limits = config.stash[_LIMITS]
+    rows, limits = session.results, session.limits
     write = terminalreporter.write_line
     terminalreporter.section(f"{rows[0]['dtype']}, {rows[0]['threads']} threads")
     write(f"limits: copy {limits.copy / 1e9:.1f} GB/s, GEMM {limits.gemm / 1e9:.1f} GFLOP/s")

@@ -257,9 +257,7 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Tensor:
     result, saved = op.forward(*arrays, **params)
     if isinstance(result, np.generic):
         result = np.asarray(result)
-    out: Tensor = Tensor.__new__(
-        Tensor
-    )  # not Tensor(result): this runs hundreds of times a training step
+    out: Tensor = Tensor.__new__(Tensor)  # skips __init__: this runs ~300 times a training step
     out.data = result
     out.grad = out.node = out.grad_buffer = None
     out._requires_grad, out._hooks, out._post_hooks = False, (), ()

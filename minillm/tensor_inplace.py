@@ -7,7 +7,7 @@ Every change counts the version up, by which backward notices that a saved array
 from typing import TYPE_CHECKING, Any
 
 from minillm.autograd import Version, is_grad_enabled
-from minillm.device import Array
+from minillm.device import Array, xp_of
 from minillm.ops.indexing import raw_key
 from minillm.ops.op import raw
 
@@ -61,7 +61,8 @@ class InPlace:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._write("item assignment")[raw_key(key)] = raw(value)
+        data = self._write("item assignment")
+        data[raw_key(key, xp_of(data))] = raw(value)
 
     # Where a gradient has to flow, `x += y` makes a new x, as it does for numbers. A leaf that
     # requires one refuses: its new value would no longer be the leaf that the optimiser knows.

@@ -6,6 +6,7 @@ tuple.
 
 from typing import TYPE_CHECKING, Any
 
+from minillm.device import xp_of
 from minillm.errors import UserError
 from minillm.ops import indexing, shape
 from minillm.ops.op import raw
@@ -129,16 +130,15 @@ class Shapes:
         return tuple(self[(slice(None),) * dim + (i,)] for i in range(self.shape[dim]))
 
     def __getitem__(self, key: Any) -> "Tensor":
-        return self.apply(indexing.Index, key=indexing.raw_key(key))
+        return self.apply(indexing.Index, key=indexing.raw_key(key, xp_of(self.data)))
 
     def __iter__(self) -> Any:
         return iter(self.unbind(0))
 
     def index_select(self, dim: int, index: Any) -> "Tensor":
         """The parts along `dim` that the 1-D integer `index` names, in its order."""
-        (index,) = indexing.raw_key((index, ...))[:1]
         if getattr(index, "ndim", 0) != 1:
-            raise UserError("index_select: index must have one dimension")
+            raise UserError("index_select: index must be an array of one dimension")
         return self[(slice(None),) * one_dim(dim, self.ndim) + (index,)]
 
     def gather(self, dim: int, index: Any) -> "Tensor":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minillm.device import Array, xp_of
+from minillm.device import Array
 
 DEFAULT_DTYPE = np.dtype("float32")  # of Python floats, and of integers that must become floating
 _INTEGER = np.dtype("int64")
@@ -36,7 +36,7 @@ def result_dtype(*arrays: Array) -> Any:
     top = max(rank(a.dtype) for a in arrays)
     highest = [a for a in arrays if rank(a.dtype) == top]
     voters = [a.dtype for a in highest if a.ndim] or [a.dtype for a in highest]
-    return xp_of(arrays[0]).result_type(*voters)
+    return np.result_type(*voters)
 
 
 def promote(x: Any, y: Any) -> tuple[Any, Any]:

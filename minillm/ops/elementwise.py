@@ -10,6 +10,11 @@ from minillm.ops.dtypes import DEFAULT_DTYPE, as_floating, promote
 from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast
 
 
+def keep(dy, mask):
+    """dy where `mask`, 0 elsewhere, even where dy is infinite."""
+    return xp_of(dy).where(mask, dy, dy.dtype.type(0))
+
+
 class Exp(Op):
     """y = e^x,  dx = dy y."""
 
@@ -106,7 +111,7 @@ class Relu(Op):
     @staticmethod
     def backward(dy, saved, needs):
         (y,) = saved
-        return (dy * (y > 0),)
+        return (keep(dy, y > 0),)
 
 
 class Abs(Op):
@@ -140,9 +145,9 @@ class Clamp(Op):
     def backward(dy, saved, needs):
         x, min, max = saved
         if min is not None:
-            dy = dy * (x >= min)
+            dy = keep(dy, x >= min)
         if max is not None:
-            dy = dy * (x <= max)
+            dy = keep(dy, x <= max)
         return (dy,)
 
 
@@ -173,8 +178,8 @@ class Where(Op):
         condition, x_shape, y_shape = saved
         return (
             None,
-            unbroadcast(dz * condition, x_shape) if needs[1] else None,
-            unbroadcast(dz * ~condition, y_shape) if needs[2] else None,
+            unbroadcast(keep(dz, condition), x_shape) if needs[1] else None,
+            unbroadcast(keep(dz, ~condition), y_shape) if needs[2] else None,
         )
 
 
@@ -189,7 +194,7 @@ class Maximum(Op):
     @staticmethod
     def backward(dz, saved, needs):
         x, y = saved
-        return _to_winner(dz, x, y, x > y, needs)
+        return _to_winner(dz, x, y, x > y, x < y, needs)
 
 
 class Minimum(Op):
@@ -203,12 +208,12 @@ class Minimum(Op):
     @staticmethod
     def backward(dz, saved, needs):
         x, y = saved
-        return _to_winner(dz, x, y, x < y, needs)
+        return _to_winner(dz, x, y, x < y, x > y, needs)
 
 
-def _to_winner(dz, x, y, x_wins, needs):
-    share = x_wins + (x == y) * dz.dtype.type(0.5)
+def _to_winner(dz, x, y, x_wins, y_wins, needs):
+    half = xp_of(dz).where(x == y, dz / 2, dz)
     return (
-        unbroadcast(dz * share, x.shape) if needs[0] else None,
-        unbroadcast(dz * (1 - share), y.shape) if needs[1] else None,
+        unbroadcast(keep(half, ~y_wins), shape_of(x)) if needs[0] else None,
+        unbroadcast(keep(half, ~x_wins), shape_of(y)) if needs[1] else None,
     )

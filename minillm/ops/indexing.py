@@ -17,19 +17,19 @@ from minillm.errors import UserError
 from minillm.ops.op import Op, raw
 
 
-def raw_key(key):
-    """`key` as NumPy and CuPy take it: arrays for Tensors and lists, plain integers for 0-d ones.
+def raw_key(key, xp):
+    """`key` for arrays of `xp`: arrays for Tensors and lists, plain integers for 0-d ones.
 
     Basic keys end in `...`, so that the result is a view even if nothing but one element is left.
     """
-    items = [_raw_item(item) for item in (key if isinstance(key, tuple) else (key,))]
+    items = [_raw_item(item, xp) for item in (key if isinstance(key, tuple) else (key,))]
     for item in items:
         if item is Ellipsis or hasattr(item, "dtype"):
             return tuple(items)
     return (*items, Ellipsis)
 
 
-def _raw_item(item):
+def _raw_item(item, xp):
     if type(item) is int or item is None or item is Ellipsis:
         return item
     if isinstance(item, slice):
@@ -43,7 +43,7 @@ def _raw_item(item):
         return operator.index(item)
     if item.dtype.kind not in "biu":
         raise UserError(f"an index must be an integer or a boolean array, not {item.dtype}")
-    return int(item) if item.ndim == 0 and item.dtype.kind != "b" else item
+    return int(item) if item.ndim == 0 and item.dtype.kind != "b" else xp.asarray(item)
 
 
 def _integer(i):
@@ -114,7 +114,7 @@ class Gather(Op):
             xp.arange(n).reshape(tuple(n if i == d else 1 for i in range(x.ndim)))
             for d, n in enumerate(index.shape)
         ]
-        key[dim] = index.copy()
+        key[dim] = xp.array(index)
         key = tuple(key)
         return x[key], (x.shape, key)
 

@@ -71,8 +71,9 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
         return grad
     extra = grad.ndim - len(shape)
     stretched = [i for i, n in enumerate(shape, extra) if n == 1 and grad.shape[i] != 1]
-    grad = grad.sum(axis=(*range(extra), *stretched), keepdims=True)
-    return grad.reshape(shape)
+    wide = None if grad.dtype.itemsize >= 4 else "float32"
+    total = grad.sum(axis=(*range(extra), *stretched), keepdims=True, dtype=wide)
+    return total.reshape(shape).astype(grad.dtype, copy=False)
 
 
 def rows(x: Array) -> Array:

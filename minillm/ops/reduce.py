@@ -133,6 +133,14 @@ class Std(Op):
         return (stretch(scale, deviation.shape, dims) * deviation,)
 
 
+def _largest(x, dims, of_nothing):
+    """The maximum with kept dimensions; `of_nothing` where there is nothing to choose from."""
+    if count(x.shape, dims):
+        return x.max(axis=dims, keepdims=True)
+    shape = tuple(1 if i in dims else n for i, n in enumerate(x.shape))
+    return xp_of(x).full(shape, of_nothing, x.dtype)
+
+
 class LogSumExp(Op):
     """y = log sum e^x = m + log sum e^(x - m) with m = max x,  dx = dy e^(x - y)."""
 
@@ -140,7 +148,7 @@ class LogSumExp(Op):
     def forward(x, *, dim, keepdim):
         x, xp = as_floating(x), xp_of(x)
         dims = some_dims(dim, x.ndim)
-        m = x.max(axis=dims, keepdims=True, initial=-math.inf)
+        m = _largest(x, dims, -math.inf)
         m = xp.where(abs(m) == math.inf, 0, m)  # inf - inf would be NaN
         y = xp.log(total(xp.exp(x - m), dims, True)) + m
         return _drop(y, dims, keepdim), (x, y, dims)
@@ -149,7 +157,7 @@ class LogSumExp(Op):
     def backward(dy, saved, needs):
         x, y, dims = saved
         xp = xp_of(x)
-        weight = xp.exp(x - xp.where(abs(y) == math.inf, 0, y))
+        weight = xp.exp(x - xp.where(y == -math.inf, 0, y))  # of nothing but e^-inf: 0
         return (stretch(dy, x.shape, dims) * weight,)
 
 
@@ -166,7 +174,7 @@ class Norm(Op):
             raise UserError(f"norm: p must be positive, got {p}")
         xp, dims = xp_of(x), some_dims(dim, x.ndim)
         if p == math.inf:
-            y = abs(x).max(axis=dims, keepdims=True, initial=0)
+            y = _largest(abs(x), dims, 0)
         elif p == 2:
             y = xp.sqrt(total(x * x, dims, True))
         else:

@@ -73,6 +73,17 @@ def test_clamp_gradient(x):
     gradcheck(lambda x: x.clamp(-1.05, 0.05), np.where(abs(abs(x) - 1.05) < 1e-3, 0.7, x))
 
 
+def test_infinite_gradients_stay_where_they_belong():
+    """0 times infinity is NaN: what is not chosen must get 0 without a product."""
+    for f in (
+        lambda x: minillm.where(x > 0, x, 0.0), lambda x: x.relu(), lambda x: x.clamp(0, 9),
+        lambda x: minillm.maximum(x, 0.0), lambda x: -minillm.minimum(-x, 0.0),
+    ):  # fmt: skip
+        x = Tensor([-1.0, 1.0], requires_grad=True)
+        f(x).backward(np.full(2, np.inf))
+        assert x.grad.tolist() == [0, np.inf]
+
+
 @pytest.mark.parametrize("function", [minillm.maximum, minillm.minimum])
 @given(data=st.data())
 def test_choice_gradient(function, data):
