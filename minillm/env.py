@@ -30,7 +30,7 @@ CACHE = Path(
 
 # Set by the launchers' local daemons: how many ranks share this machine.
 _LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def _cores() -> int:
@@ -44,16 +44,26 @@ def _local_ranks() -> int:
     return next((int(os.environ[v]) for v in _LOCAL_RANKS if os.environ.get(v, "").isdigit()), 1)
 
 
-def _share_threads() -> int:
-    """Give each rank cores / local ranks threads, in every pool, unless the user has decided."""
-    chosen = next((os.environ[v] for v in _THREAD_VARIABLES if v in os.environ), "")
-    threads = int(chosen) if chosen.isdigit() and int(chosen) > 0 else 0
-    threads = threads or max(1, _cores() // _local_ranks())
-    for variable in _THREAD_VARIABLES:
-        os.environ.setdefault(variable, str(threads))
+def _number(variable: str) -> int:
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdigit() else 0
+
+
+def _share_threads() -> tuple[int, int]:
+    """This process's threads, and those that its BLAS starts of its own.
+
+    Each rank takes cores / local ranks threads, or OMP_NUM_THREADS. They are threads of our own
+    (kernels/runtime/threads.py), also for matrix products: the BLAS is told to start none, unless
+    the user has decided otherwise or has loaded it already.
+    """
+    threads = _number("OMP_NUM_THREADS") or max(1, _cores() // _local_ranks())
+    decided = max(map(_number, _BLAS_VARIABLES))
+    for variable in _BLAS_VARIABLES:
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # pools that spin steal each other's cores
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    return threads
+    return threads, decided or (threads if "numpy" in sys.modules else 1)
 
 
 def _keep_freed_memory() -> None:
@@ -71,7 +81,7 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-THREADS = _share_threads()
+THREADS, BLAS_THREADS = _share_threads()
 _keep_freed_memory()
 
 
