@@ -1,5 +1,6 @@
 """The machine's limits, measured at both ends of a session, and the table after it."""
 
+import minillm  # noqa: F401  isort: skip - before NumPy: it sets the threads of the BLAS
 import pytest
 
 from bench import machine

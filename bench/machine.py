@@ -29,7 +29,7 @@ class Limits:
 
     Attributes:
         copy: bytes/s, read and written together, of a copy too large for any cache.
-        gemm: FLOP/s of a float32 matrix product by NumPy's BLAS.
+        gemm: FLOP/s of a float32 matrix product, of NumPy's BLAS on our threads.
     """
 
     copy: float
@@ -103,6 +103,7 @@ def describe() -> dict[str, object]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "threads": env.THREADS,
+        "blas_threads": env.BLAS_THREADS,  # more than 1: it starts threads beside ours, and spins
         "last_cache_mb": last_cache() // MEGABYTE,
         "blas": blas_name(),
         "system": platform.platform(),

@@ -86,7 +86,7 @@ class Side:
 
     def __init__(self, name: str, job: dict[str, Any]):
         environment = user_environment() | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "bench/sides.py"), name]
+        command = [sys.executable, str(ROOT / f"bench/side_{name}.py")]
         self.name = name
         self.seconds: list[list[float]] = []  # by round
         self._done = 0
@@ -162,6 +162,7 @@ def measure(options: Options) -> dict[str, Any]:
         "command": shlex.join(["python", "bench/train_step.py", *sys.argv[1:]]),
         "options": vars(options),
         "parameters": sides[0].ready["parameters"],
+        "blas_threads": sides[0].ready["blas_threads"],
         "gemm_gflops": gemm / 1e9,
         "first_losses": dict(zip(names, losses)),
         "sides": {side.name: summary(side, tokens, flops, gemm) for side in sides},

@@ -39,7 +39,9 @@ def test_a_kernel_benchmark_is_complete(tmp_path):
     assert info["copy_share"] == pytest.approx(info["gbs"] / info["copy_gbs"])
     assert info["gemm_share"] == pytest.approx(info["gflops"] / info["gemm_gflops"])
     assert 0 < info["max_error"] < 1e-5 and info["threads"] >= 1
-    assert report["machine_info"]["minillm"]["versions"]["numpy"]
+    described = report["machine_info"]["minillm"]
+    assert described["versions"]["numpy"]
+    assert described["blas_threads"] == 1  # as in train.py: minillm was imported before NumPy
     assert "% of limit" in done.stdout and "layer_norm_forward  N=768 C=128" in done.stdout
 
 
@@ -49,22 +51,30 @@ def test_the_limit_that_binds():
     assert limits.share(10**6, 10**10, 0.2) == (pytest.approx(0.5), "GEMM")
 
 
-TINY = ("--steps=2", "--rounds=2", "--n_layer=2", "--n_embd=32", "--batch_size=2", "--block_size=8")
-MODERN = (
-    *("--position=rotary", "--norm=rms_norm", "--activation=swiglu", "--n_kv_head=2"),
-    *("--dtype=float64", "--no-tie_embeddings", "--bias"),
-)
+TINY = dict(steps=2, rounds=2, n_layer=2, n_embd=32, batch_size=2, block_size=8, against="torch")
+MODERN = dict(
+    position="rotary", norm="rms_norm", activation="swiglu", n_kv_head=2, dtype="float64",
+    tie_embeddings=False, bias=True,
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [(), MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt2", "modern"])
 def test_train_step_against_torch(options):
     """Both sides agree on the losses of the first steps, in every option of the model."""
     pytest.importorskip("torch")
-    done = run("bench/train_step.py", "--against", "torch", *TINY, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    ours, theirs, ratio = done.stdout.splitlines()[-3:]
+    result = train_step.measure(train_step.Options(**TINY, **options))
+    assert result["blas_threads"] == 1
+    assert result["sides"].keys() == {"minillm", "torch"}
+    for side in result["sides"].values():
+        assert 0 < side["p20_ms"] <= side["median_ms"] <= side["p80_ms"] and 0 < side["mfu"] < 1
+    ours, theirs, ratio = train_step.report(result).splitlines()[-3:]
     assert ours.startswith("minillm ") and theirs.startswith("torch ")
     assert ratio.startswith("torch / minillm: ")
+
+
+def test_train_step_command():
+    done = run("bench/train_step.py", "--preset", "small", "--n_embd", "30")
+    assert done.returncode == 2 and "n_embd 30 is not divisible by n_head 4" in done.stderr
 
 
 def test_different_losses_are_not_compared():

@@ -1,12 +1,17 @@
 """The thread pool of the CPU kernels: its size, and how a loop over rows is spread over it.
 
-Kernels are compiled without the GIL and take a range of rows, so plain Python threads run them side
-by side. There is one pool beside the BLAS's, both as large as `env.THREADS`, and a call too small
-to gain from a second thread stays on the first. Kernels that reduce over rows cut the rows in a
-fixed number of parts, so results do not depend on how many threads there are.
+Kernels are compiled without the GIL and take a range of rows, so plain Python threads run them
+side by side. A loop is cut into a few pieces, and whoever is free takes the next: the caller too,
+so that it never waits for a thread that the system has not let run yet. On a busy machine that
+wait is a whole time slice, 4 ms at each of a step's hundred loops; this way such a step merely
+runs on one thread. Nothing spins. The pool has `env.THREADS` threads, the caller included.
+
+The pieces depend on the number of threads alone, never on who runs them. Kernels that reduce over
+rows cut the rows in a fixed number of parts, so results do not depend on that number either.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -15,19 +20,42 @@ import numpy as np
 
 from minillm import env
 
-_jobs: SimpleQueue = SimpleQueue()
+_PIECES_A_THREAD = 2  # more even out unequal threads, at two microseconds a piece
+
+
+class _Loop:
+    """One call of `parallel`: the pieces nobody has taken yet, and word of those that are done."""
+
+    __slots__ = ("args", "done", "function", "pieces")
+
+    def __init__(self, function: Callable[..., None], bounds: list[int], args: tuple):
+        self.function, self.args = function, args
+        self.pieces = deque(zip(bounds[:-1], bounds[1:]))
+        self.done: SimpleQueue = SimpleQueue()  # of pieces that workers ran: None, or their error
+
+    def take(self) -> tuple[int, int] | None:
+        """The next piece, for one thread alone."""
+        try:
+            return self.pieces.popleft()
+        except IndexError:
+            return None
+
+
+_loops: SimpleQueue = SimpleQueue()
 _workers: list[threading.Thread] = []
 _lock = threading.Lock()
 
 
 def _work() -> None:
     while True:
-        function, start, stop, args, done = _jobs.get()
-        try:
-            function(start, stop, *args)
-            done.put(None)
-        except BaseException as error:  # handed to the caller, who raises it
-            done.put(error)
+        loop = _loops.get()
+        while (piece := loop.take()) is not None:
+            try:
+                loop.function(*piece, *loop.args)
+                loop.done.put(None)
+            except BaseException as error:  # handed to the caller, who raises it
+                loop.done.put(error)
+        del loop  # its arrays must not live until the next one comes
 
 
 def _start_workers(count: int) -> None:
@@ -39,12 +67,12 @@ def _start_workers(count: int) -> None:
 
 
 def parallel(function: Callable[..., None], n: int, grain: int, *args: Any) -> None:
-    """Run `function(start, stop, *args)` over [0, n), one contiguous range for each thread.
+    """Run `function(start, stop, *args)` over [0, n), cut into contiguous ranges.
 
     Args:
         function: a `jit` function that may run on several threads at once, each on its own rows.
         n: number of rows.
-        grain: fewest rows worth a thread of their own: about 50 microseconds of work.
+        grain: fewest rows worth a piece of their own: about 50 microseconds of work.
     """
     _run(function, _bounds(n, grain), args)
 
@@ -63,24 +91,31 @@ _VECTOR = 64  # elements that the widest vector loop takes at once
 
 
 def _bounds(n: int, grain: int) -> list[int]:
-    threads = max(1, min(env.THREADS, n // max(grain, 1)))
-    return [n * i // threads for i in range(threads + 1)]
+    pieces = _PIECES_A_THREAD * env.THREADS if env.THREADS > 1 else 1
+    pieces = max(1, min(pieces, n // max(grain, 1)))
+    return [n * i // pieces for i in range(pieces + 1)]
 
 
 def _run(function: Callable[..., None], bounds: list[int], args: tuple) -> None:
-    others = len(bounds) - 2
-    if others == 0:
+    pieces = len(bounds) - 1
+    if pieces == 1:
         function(*bounds, *args)
         return
-    if len(_workers) < others:
-        _start_workers(others)
-    done: SimpleQueue = SimpleQueue()
-    for start, stop in zip(bounds[1:-1], bounds[2:]):
-        _jobs.put((function, start, stop, args, done))
+    helpers = min(env.THREADS, pieces) - 1
+    if len(_workers) < helpers:
+        _start_workers(helpers)
+    loop = _Loop(function, bounds, args)
+    for _ in range(helpers):
+        _loops.put(loop)
+    own = 0
     try:
-        function(0, bounds[1], *args)
+        while (piece := loop.take()) is not None:
+            own += 1
+            function(*piece, *args)
     finally:  # the workers write into the caller's arrays: never leave before they have finished
-        errors = [done.get() for _ in range(others)]
+        while loop.take() is not None:  # only after an error of our own
+            own += 1
+        errors = [loop.done.get() for _ in range(pieces - own)]
     for error in filter(None, errors):
         raise error
 
