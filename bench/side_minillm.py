@@ -1,4 +1,4 @@
-"""Our side of bench/train_step.py. It draws the initial weights and leaves them in the job's file."""
+"""Our side of bench/train_step.py. It draws the initial weights and leaves them in a file."""
 
 import minillm  # isort: skip - before NumPy, as in train.py: it sets the threads of the BLAS
 import numpy as np

@@ -64,13 +64,14 @@ class StepTimer:
     def __init__(self, tokens: int, flops_per_token: int, peak: float):
         self.steps = 0
         self._tokens, self._flops, self._peak = tokens, flops_per_token * tokens, peak
-        self._since, self._counted, self._exposed = time.monotonic(), 0, 0.0
+        self._since, self._counted = time.monotonic(), 0
+        self._exposed = self._exposed_before = 0.0
 
     def step(self, exposed_seconds: float) -> None:
-        """A step is done; for `exposed_seconds` of it this rank only waited for gradients."""
+        """A step is done; in all steps so far, this rank only waited for `exposed_seconds`."""
         self.steps += 1
         self._counted += 1
-        self._exposed += exposed_seconds
+        self._exposed = exposed_seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -83,8 +84,9 @@ class StepTimer:
         """Tokens a second, model FLOP utilisation (PaLM, arXiv 2204.02311, appendix B), share of
         the step spent waiting for communication, and memory; counting starts again."""
         seconds = (time.monotonic() - self._since) / self._counted
-        exposed = self._exposed / self._counted / seconds
-        self._since, self._counted, self._exposed = time.monotonic(), 0, 0.0
+        exposed = (self._exposed - self._exposed_before) / self._counted / seconds
+        self._since, self._counted = time.monotonic(), 0
+        self._exposed_before = self._exposed
         return {
             "step_ms": seconds * 1e3,
             "tokens_per_s": self._tokens / seconds,
