@@ -35,6 +35,7 @@ setup(
         "pooch>=1.8",
         "rich>=13.7",
         "safetensors>=0.4",
+        "threadpoolctl>=3.1",
         "tokenizers>=0.20",
         "tyro>=0.9",
     ],

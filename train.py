@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from minillm import env, no_grad  # importing minillm shares the cores among the ranks
+from minillm import env, no_grad
 from minillm.data import Loader, prepare
 from minillm.distributed import DistributedDataParallel, all_reduce, on_root, world
 from minillm.errors import UserError
@@ -57,7 +57,7 @@ def main(comm, argv):
     data = load_data()
     loader = Loader(data.train, config.batch_size, config.block_size, config.seed)
     val_loader = Loader(data.val, config.batch_size, config.block_size, config.seed + 1)
-    on_root(comm, partial(create_folder, run))
+    prompt = data.tokenizer.opening(config.prompt)  # (T,), refused now rather than at the end
 
     # --- model and optimiser, from nothing or from a checkpoint -----------------------------------
     manual_seed(config.seed)
@@ -65,6 +65,7 @@ def main(comm, argv):
     optimizer = build_optimizer(config, model)
     lr_scale = build_schedule(config)
     step = resume(run, data, model, optimizer) if run.resume else 0
+    on_root(comm, partial(create_folder, run))  # nothing can refuse the run any more
     ddp = DistributedDataParallel(
         comm, [group.flat for group in optimizer.groups], int(config.bucket_mb * 2**20)
     )
@@ -120,10 +121,11 @@ def main(comm, argv):
 
     # --- what came of it --------------------------------------------------------------------------
     if root:
-        sample = write_sample(out, model, config, data)
+        sample = write_sample(out, model, config, data, prompt)
         records = read(out / "metrics.jsonl")
         entropy = data.unigram_entropy()
-        plot(records, out / "loss.svg", entropy, f"{config.preset}, {comm.size} ranks")
+        ranks = f"{comm.size} rank{'s' * (comm.size > 1)}"
+        plot(records, out / "loss.svg", entropy, f"{config.preset}, {ranks}")
         print(conclusion(records, entropy, out, time.monotonic() - began, sample), flush=True)
 
 
@@ -187,18 +189,17 @@ def resume(run, data, model, optimizer):
     if saved.state["data_key"] != data.key:
         raise UserError(
             f"--resume: the text or the tokenizer of {run.out} is not the one it was trained on:"
-            " restore it, or start a new run"
+            " give it with --data and --tokenizer, or start a new run"
         )
     model.load_state_dict(saved.model)
     optimizer.load_state_dict(saved.optimizer)
     return saved.step
 
 
-def write_sample(out, model, config, data):
+def write_sample(out, model, config, data, prompt):
     """Text that the model goes on with from the prompt; also in sample.txt."""
     if not config.sample_tokens:
         return ""
-    prompt = data.tokenizer.encode(config.prompt)
     ids = generate(model.eval(), prompt, config.sample_tokens, temperature=0.8, seed=config.seed)
     text = config.prompt + data.tokenizer.decode([int(i) for i in ids])
     (out / "sample.txt").write_text(text + "\n", encoding="utf-8")

@@ -54,7 +54,7 @@ def _share_threads() -> tuple[int, int]:
 
     Each rank takes cores / local ranks threads, or OMP_NUM_THREADS. They are threads of our own
     (kernels/runtime/threads.py), also for matrix products: the BLAS is told to start none, unless
-    the user has decided otherwise or has loaded it already.
+    the user has decided otherwise.
     """
     threads = _number("OMP_NUM_THREADS") or max(1, _cores() // _local_ranks())
     decided = max(map(_number, _BLAS_VARIABLES))
@@ -63,7 +63,11 @@ def _share_threads() -> tuple[int, int]:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # pools that spin steal each other's cores
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    return threads, decided or (threads if "numpy" in sys.modules else 1)
+    if "numpy" in sys.modules and not decided:  # too late for variables: its BLAS has started
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, user_api="blas")
+    return threads, decided or 1
 
 
 def _keep_freed_memory() -> None:
@@ -99,3 +103,10 @@ def say_once(text: str) -> None:
     if text not in _said:
         _said.add(text)
         print(f"minillm: {text}", file=sys.stderr, flush=True)
+
+
+def print_anything() -> None:
+    """From now on, what the terminal's encoding lacks is printed as "?" instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from minillm import __version__
+from minillm import __version__, env
 from minillm.errors import UserError
 
 COMMANDS = {
@@ -35,6 +35,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    env.print_anything()
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0

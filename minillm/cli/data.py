@@ -35,7 +35,9 @@ def list_cached() -> None:
             entry.name,
             _size(entry),
             f"{meta['tokens']:,} tokens of {Path(meta['tokenizer']).name} {meta['vocab_size']}, "
-            f"{meta['source']}",
+            f"{meta['source']}"
+            if meta
+            else "damaged, made anew when it is wanted",
         )
         for entry, meta in _entries()
     ]
@@ -98,9 +100,16 @@ def clear(keys: tuple[str, ...] = ()) -> None:
 
 
 def _entries() -> list[tuple[Path, dict[str, Any]]]:
-    """Folders of encoded texts with their meta.json, in order of key."""
-    paths = sorted((env.CACHE / "data").glob("*/meta.json"))
-    return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    """Folders of encoded texts with their meta.json, in order of key; {} if that is damaged."""
+    paths = sorted((env.CACHE / "data").glob("[!.]*/meta.json"))
+    return [(path.parent, _meta(path)) for path in paths]
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
 
 
 def _downloads() -> list[Path]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.data import load_tokenizer
+from minillm.errors import UserError
 from minillm.models.generate import generate
 from minillm.models.gpt import GPT
 from minillm.train import checkpoint
-from minillm.train.config import Config, model_config
+from minillm.train.config import from_checkpoint, model_config
 from minillm.train.run import newest_run
 
 
@@ -18,8 +19,8 @@ class Options:
 
     out: str = ""
     """Run or checkpoint folder; empty: the newest in runs/."""
-    prompt: str = "\n"
-    """What the text begins with; "-" reads it from standard input."""
+    prompt: str = ""
+    """What the text begins with; empty: a new line; "-": read from standard input."""
     tokens: int = 200
     """How many tokens to sample."""
     temperature: float = 0.8
@@ -39,10 +40,14 @@ def main(argv: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Options, args=argv, prog="minillm generate", use_underscores=True)
+    for name in ("tokens", "top_k", "seed"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name} {getattr(options, name)}: must not be negative")
     out = Path(options.out) if options.out else newest_run()
     saved = checkpoint.load(out)
     tokenizer = load_tokenizer(saved.path / "tokenizer.json")
-    model = GPT(model_config(Config(**saved.state["config"]), tokenizer.vocab_size))
+    config = from_checkpoint(saved.state["config"])
+    model = GPT(model_config(config, tokenizer.vocab_size)).to(config.dtype)
     model.load_state_dict(saved.model)
     model.eval()
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
@@ -52,18 +57,19 @@ def main(argv: list[str]) -> int:
 
 def stream_text(model: GPT, tokenizer: object, prompt: str, options: Options) -> None:
     """Print the prompt and each sampled piece as soon as its characters are whole."""
-    print(prompt, end="", flush=True)
-    sampled, shown = [], ""
-    for token in generate(
+    stream = generate(
         model,
-        tokenizer.encode(prompt),
+        tokenizer.opening(prompt),
         max_new_tokens=options.tokens,
         temperature=options.temperature,
         top_k=options.top_k or None,
         top_p=options.top_p,
         seed=options.seed,
         use_cache=options.cache,
-    ):
+    )
+    print(prompt, end="", flush=True)
+    sampled, shown = [], ""
+    for token in stream:
         sampled.append(int(token))
         text = tokenizer.decode(sampled)
         if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet

@@ -34,6 +34,24 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids in [0, vocab_size)."""
 
+    def opening(self, prompt: str) -> np.ndarray:
+        """Token ids for generation to go on from: those of `prompt`, at least one.
+
+        An empty prompt stands for a line break, or for token 0 where that is no token.
+
+        Raises:
+            UserError: the prompt has characters that are no tokens, or nothing that is one.
+        """
+        try:
+            ids = self.encode(prompt or "\n")
+        except UserError as error:
+            if prompt:
+                raise UserError(f"prompt {prompt!r}: {error}") from None
+            ids = np.empty(0, np.int64)
+        if prompt and not ids.size:
+            raise UserError(f"prompt {prompt!r} has no token in this vocabulary: give another")
+        return ids if ids.size else np.zeros(1, np.int64)
+
     @abstractmethod
     def to_json(self) -> str:
         """The content of its file."""

@@ -45,7 +45,7 @@ def install(rank: int, size: int, abort: Callable[[int], None]) -> None:
             if rank == 0:
                 say(_reason)
             raise SystemExit(2)  # through the interpreter's normal exit, so that ranks can agree
-        if size == 1:
+        if size == 1 and not issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
         else:
             fail(kind, error, trace)
@@ -53,7 +53,7 @@ def install(rank: int, size: int, abort: Callable[[int], None]) -> None:
     def fail(kind: type, error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stdout.flush()
         if issubclass(kind, KeyboardInterrupt):  # mpirun passes Ctrl-C on to every rank
-            say(f"rank {rank} of {size} interrupted")
+            say(f"rank {rank} of {size} interrupted" if size > 1 else "interrupted")
             abort(130)
         text = "".join(traceback.format_exception(kind, error, trace))
         say(f"rank {rank} of {size} raised:\n{text}")

@@ -22,6 +22,6 @@ def build_optimizer(config: Config, model: GPT) -> Optimizer:
 
 def build_schedule(config: Config) -> Schedule:
     """The factor of the learning rate at each step; a run shorter than its warm-up ends in it."""
-    floor = config.min_lr / config.learning_rate if config.learning_rate else 0.0
+    floor = min(config.min_lr / config.learning_rate, 1.0) if config.learning_rate else 0.0
     total = max(config.steps, config.warmup_steps)
     return schedule(config.schedule, config.warmup_steps, total, floor)

@@ -6,10 +6,10 @@ values that cannot work are refused here, with what to do.
 """
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from minillm import env
 from minillm.errors import UserError
 from minillm.models.gpt import GPTConfig
 
@@ -83,7 +83,7 @@ class Config:
     """Learning rate at the end of the schedule."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"
     """Shape of the decay after warm-up."""
     weight_decay: float = 0.1
     """Decay of matrices and embeddings; never of biases and norms."""
@@ -106,8 +106,8 @@ class Config:
     """Batches a validation loss."""
     save_interval: int = 200
     """Steps between checkpoints."""
-    prompt: str = "\n"
-    """What the sample at the end begins with."""
+    prompt: str = ""
+    """What the sample at the end begins with; empty: a new line."""
     sample_tokens: int = 200
     """Length of the sample at the end; 0: none."""
 
@@ -135,9 +135,10 @@ PRESETS: dict[str, Config] = {
     ),
 }  # fmt: skip
 
-# What a checkpoint's weights, or the order of its data, depend on: fixed once a run has begun.
+# What a checkpoint's weights, or the order of its data, depend on: fixed once a run has begun. Not
+# where the text and the tokenizer lie: train.py sees to it that they are still the same.
 _FIXED = (
-    "preset", "data", "tokenizer", "vocab_size", "val_fraction", "lowercase", "dedup", "seed",
+    "preset", "vocab_size", "val_fraction", "lowercase", "dedup", "seed",
     "dtype", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "bias", "position", "norm",
     "activation", "tie_embeddings", "optimizer", "batch_size",
 )  # fmt: skip
@@ -159,17 +160,11 @@ def parse_resumed(argv: list[str], saved: dict[str, Any]) -> tuple[Config, list[
     Raises:
         UserError: `argv` changes something that the checkpoint's weights or data depend on.
     """
-    fields = {field.name for field in dataclasses.fields(Config)}
-    if unknown := sorted(saved.keys() - fields):
-        raise UserError(
-            f"the checkpoint has options unknown here ({', '.join(unknown)}): it was written by"
-            " another version of minillm"
-        )
-    base = dataclasses.replace(Config(**saved), resume=False)
+    base = dataclasses.replace(from_checkpoint(saved), resume=False)
     config = _parse(argv, base)
     changed = {
         name: f"{name} {getattr(base, name)!r} -> {getattr(config, name)!r}"
-        for name in fields - {"out", "resume"}
+        for name in saved.keys() - {"out", "resume"}
         if getattr(base, name) != getattr(config, name)
     }
     if fixed := [text for name, text in changed.items() if name in _FIXED]:
@@ -177,21 +172,34 @@ def parse_resumed(argv: list[str], saved: dict[str, Any]) -> tuple[Config, list[
     return config, sorted(changed.values())
 
 
+def from_checkpoint(saved: dict[str, Any]) -> Config:
+    """The configuration that a checkpoint holds.
+
+    Raises:
+        UserError: it has options that Config has not.
+    """
+    if unknown := sorted(saved.keys() - {field.name for field in dataclasses.fields(Config)}):
+        raise UserError(
+            f"the checkpoint has options unknown here ({', '.join(unknown)}): it was written by"
+            " another version of minillm"
+        )
+    return Config(**saved)
+
+
 def peek(argv: list[str], name: str) -> str:
-    """The value of an option before anything is parsed; empty if it is not there."""
-    for i, word in enumerate(argv):
-        option, _, value = word.partition("=")
+    """The last value of an option, before anything is parsed; empty if it is not there."""
+    value = ""
+    for word, following in zip(argv, [*argv[1:], ""]):
+        option, equals, attached = word.partition("=")
         if option == f"--{name}":
-            return value or (argv[i + 1] if i + 1 < len(argv) else "")
-    return ""
+            value = attached if equals else following
+    return value
 
 
 def _parse(argv: list[str], base: Config) -> Config:
     import tyro
 
-    for stream in (sys.stdout, sys.stderr):  # boxes drawn on a terminal that is not UTF-8
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    env.print_anything()
     config = tyro.cli(Config, args=argv, default=base, use_underscores=True)
     check(config)
     return config
@@ -218,8 +226,13 @@ def check(config: Config) -> None:
         raise UserError(f"--val_fraction {config.val_fraction}: must be between 0 and 1")
     if not config.bucket_mb > 0:
         raise UserError(f"--bucket_mb {config.bucket_mb}: must be above 0")
-    if not config.prompt:
-        raise UserError("--prompt is empty: the sample needs at least one character to begin with")
+    if config.seed >= 2**62:
+        raise UserError(f"--seed {config.seed}: must be below 2**62")
+    if config.schedule != "constant" and config.min_lr > config.learning_rate > 0:
+        raise UserError(
+            f"--min_lr {config.min_lr} is above --learning_rate {config.learning_rate}, where the"
+            " schedule begins: lower it too"
+        )
     model_config(config, config.vocab_size or 1)
 
 

@@ -63,11 +63,12 @@ def conclusion(
         records: all metrics of the run.
         entropy: of single tokens, in nats: the loss of a model that knows only their frequencies.
     """
-    val_loss = [r["val_loss"] for r in records if "val_loss" in r][-1]
+    val_losses = [r["val_loss"] for r in records if "val_loss" in r]
+    val_loss = f"{val_losses[-1]:.4f}" if val_losses else "unknown"  # of a run long finished
     rule = "-" * 80
     text = f"\n{rule}\n{sample}\n{rule}" if sample else ""
     return (
-        f"{text}\ndone in {clock(seconds)}: validation loss {val_loss:.4f}, where guessing"
+        f"{text}\ndone in {clock(seconds)}: validation loss {val_loss}, where guessing"
         f" by frequency has {entropy:.4f}\nloss curve, sample, metrics, checkpoints: {out}/"
         f"\nmore text: minillm generate --out {out}"
     )

@@ -38,6 +38,10 @@ def open_run(argv: list[str], ranks: int) -> Run:
     if any(word in ("--resume", "--resume=True") for word in argv):
         out = Path(peek(argv, "out") or newest_run())
         saved = checkpoint.load(out)
+        if saved.path == out:
+            raise UserError(
+                f"--out {out} is a checkpoint: --resume goes on from the last one of a run's folder"
+            )
         config, changed = parse_resumed(argv, saved.state["config"])
         _check_ranks(config, ranks)
         return Run(config, out, saved.path, changed)
