@@ -19,7 +19,7 @@ EXTRAS = {
 setup(
     name="minillm",
     version="0.1.0",
-    description="Train a large language model, all the way down: autograd, kernels, ring all-reduce.",
+    description="Train a large language model by hand: autograd, kernels, ring all-reduce.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -18,7 +18,7 @@ import numpy as np
 from minillm import env
 from minillm.cli.checks.machine import blas_name
 from minillm.kernels.runtime.threads import parallel
-from minillm.train.metrics import measure_peak
+from minillm.train.metrics import gemm_times
 
 MEGABYTE = 1 << 20
 
@@ -55,7 +55,9 @@ def gemm_rate(seconds: float, dtype: str = "float32") -> float:
     """FLOP/s of the best of repeated square products; small ones too, which find a quiet moment on
     a busy machine."""
     sizes = (512, 1024, 2048)
-    return max(measure_peak("cpu", dtype, size, seconds / len(sizes)) for size in sizes)
+    return max(
+        2 * size**3 / min(gemm_times("cpu", dtype, size, seconds / len(sizes))) for size in sizes
+    )
 
 
 def copy_rate(seconds: float) -> float:

@@ -187,14 +187,15 @@ def _force(forced: dict[str, str]) -> None:
 def use(choices: str) -> Iterator[None]:
     """Force implementations inside a `with` block: `use("reference")`, `use("matmul=cpu_blocked")`.
 
-    A bare implementation name applies to every kernel that has it; KERNEL=IMPLEMENTATION takes a
+    A bare implementation name applies to every kernel that has it, whatever an outer block or
+    MINILLM_KERNELS said of one; KERNEL=IMPLEMENTATION takes a
     kernel's or an op folder's name and must exist. MINILLM_KERNELS takes the same words.
 
     Raises:
         UserError: malformed choice here; unknown kernel or implementation at the first kernel call.
     """
-    before = dict(_forced)
-    _force({**before, **_parse(choices)})
+    before, chosen = dict(_forced), _parse(choices)
+    _force(chosen if "" in chosen else {**before, **chosen})
     try:
         yield
     finally:

@@ -62,6 +62,9 @@ def stamp(x: Any) -> Stamp:
 class Leaf(Protocol):
     """A tensor that collects its gradient."""
 
+    dtype: Any
+    hooks: "Sequence[Callable[[Array], Array | None]]"
+
     def accumulate_grad(self, grad: Array) -> None: ...
 
     def grad_is_complete(self) -> None: ...
@@ -143,8 +146,8 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
         RuntimeError: a part of the graph was freed, or an array saved in it was changed in place.
     """
     consumers = _count_consumers(root)
-    pending: dict[Node, Array] = {root: grad}
-    owned: set[Node] = set()  # nodes whose pending gradient is a sum made here: free to write into
+    pending: dict[Any, Array] = {root: grad}  # of nodes, and of leaves whose hooks await the sum
+    owned: set[Any] = set()  # whose pending gradient is a sum made here: free to write into
     ready = [(-root.order, root)]  # latest op first: the reverse of how the forward ran
     while ready:
         _, node = heapq.heappop(ready)
@@ -169,14 +172,14 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
                 continue
             consumers[edge] -= 1
             if g is not None:
-                if isinstance(edge, Node):
+                if isinstance(edge, Node) or edge.hooks:
                     _add(pending, owned, edge, g)
                 else:
                     edge.accumulate_grad(g)
             if consumers[edge]:
                 continue
             if not isinstance(edge, Node):
-                edge.grad_is_complete()
+                _complete(edge, pending)
             elif edge in pending:
                 heapq.heappush(ready, (-edge.order, edge))
             else:
@@ -184,7 +187,7 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
         dout = grads = g = None  # or the last ones would live on while the next op runs
 
 
-def _add(pending: dict[Node, Array], owned: set[Node], node: Node, grad: Array) -> None:
+def _add(pending: dict[Any, Array], owned: set[Any], node: Node | Leaf, grad: Array) -> None:
     if grad.dtype != node.dtype:
         grad = grad.astype(node.dtype)
     if node not in pending:
@@ -196,7 +199,14 @@ def _add(pending: dict[Node, Array], owned: set[Node], node: Node, grad: Array) 
         owned.add(node)
 
 
-def _scatter(pending: dict[Node, Array], owned: set[Node], node: Node, dout: Array) -> None:
+def _complete(leaf: Leaf, pending: dict[Any, Array]) -> None:
+    """Nothing more comes for `leaf`: hand it the sum that its hooks waited for, and tell it."""
+    if leaf in pending:
+        leaf.accumulate_grad(pending.pop(leaf))
+    leaf.grad_is_complete()
+
+
+def _scatter(pending: dict[Any, Array], owned: set[Any], node: Node, dout: Array) -> None:
     """Add the gradient of a slice straight into its place in the pending gradient of the whole."""
     whole = node.edges[0]
     if whole not in pending:
@@ -217,7 +227,7 @@ def _skip(node: Node, consumers: dict, pending: dict, ready: list) -> None:
             consumers[edge] -= 1
             if consumers[edge] == 0:
                 if not isinstance(edge, Node):
-                    edge.grad_is_complete()
+                    _complete(edge, pending)
                 elif edge in pending:
                     heapq.heappush(ready, (-edge.order, edge))
                 else:

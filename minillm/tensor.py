@@ -7,6 +7,7 @@ records a Node when something requires a gradient. Operators and methods that ar
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from minillm import autograd, env
 from minillm.autograd import Node, Version, stamp
 from minillm.device import Array, device_of, module, to_device, xp_of
+from minillm.errors import UserError
 from minillm.ops import arithmetic
-from minillm.ops.dtypes import DEFAULT_DTYPE
+from minillm.ops.dtypes import DEFAULT_DTYPE, find_dtype
 from minillm.ops.op import Op, raw
 from minillm.tensor_inplace import InPlace
 from minillm.tensor_methods import TensorMethods
@@ -31,7 +33,7 @@ class Tensor(TensorMethods, InPlace):
         dtype: convert to this dtype; None keeps the array's.
     """
 
-    __slots__ = ("data", "grad", "node", "version", "grad_buffer", "_requires_grad", "_hooks",
+    __slots__ = ("data", "grad", "node", "version", "grad_buffer", "_requires_grad", "hooks",
                  "_post_hooks", "__weakref__")  # fmt: skip
     __array_ufunc__ = None  # so that array + tensor comes to Tensor.__radd__
     __hash__ = object.__hash__
@@ -43,18 +45,22 @@ class Tensor(TensorMethods, InPlace):
         device: str | None = None,
         dtype: Any = None,
     ):
+        given = data
         data = raw(data)
         if not hasattr(data, "__array__") and not hasattr(data, "__cuda_array_interface__"):
             data = np.asarray(data)
             if data.dtype == np.float64 and dtype is None:
                 data = data.astype(DEFAULT_DTYPE)
-        data = xp_of(data).asarray(data, dtype=dtype)
+        data = xp_of(data).asarray(data, dtype=None if dtype is None else find_dtype(dtype))
+        if data.dtype.kind in "OSU":
+            raise UserError(f"a Tensor holds numbers, not {type(given).__name__} of {data.dtype}")
         self.data: Array = data if device is None else to_device(data, device)
         self.grad: Tensor | None = None
         self.node: Node | None = None
-        self.version = Version()
+        same = isinstance(given, Tensor) and given.data is self.data
+        self.version = given.version if same else Version()
         self.grad_buffer: Array | None = None  # where .grad lives when parameters are flattened
-        self._hooks: Sequence[Callable] = ()
+        self.hooks: Sequence[Callable] = ()
         self._post_hooks: Sequence[Callable] = ()
         self._requires_grad = False
         self.requires_grad = requires_grad
@@ -179,7 +185,7 @@ class Tensor(TensorMethods, InPlace):
         """Add `grad` to `.grad`: in place, and into `grad_buffer` where there is one."""
         if grad.shape != self.shape:
             raise RuntimeError(f"gradient of shape {grad.shape} for tensor of shape {self.shape}")
-        for hook in self._hooks:
+        for hook in self.hooks:
             changed = hook(grad)
             grad = grad if changed is None else changed
         if self.grad is not None:
@@ -196,24 +202,20 @@ class Tensor(TensorMethods, InPlace):
             hook(self)
 
     def register_hook(self, hook: Callable[[Array], Array | None]) -> Callable[[], None]:
-        """Call `hook(grad)` with each gradient of this tensor; what it returns, if anything,
-        replaces it. Returns a function that removes the hook."""
-        if self.node is None:
-            return _add_hook(self, "_hooks", hook)
-        return _add_hook(self.node, "hooks", hook)
+        """Call `hook(grad)` once a backward pass, with the sum of all that reaches this tensor;
+        what it returns, if anything, replaces it. Returns a function that removes the hook."""
+        return add_hook(self if self.node is None else self.node, "hooks", hook)
 
     def register_post_accumulate_grad_hook(
         self, hook: Callable[["Tensor"], None]
     ) -> Callable[[], None]:
         """Call `hook(self)` when a backward pass has added the last of this leaf's gradient.
         Returns a function that removes the hook."""
-        return _add_hook(self, "_post_hooks", hook)
+        return add_hook(self, "_post_hooks", hook)
 
     def detach(self) -> "Tensor":
         """The same memory without the history."""
-        out = Tensor(self.data)
-        out.version = self.version
-        return out
+        return Tensor(self)
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Set `requires_grad`; returns self."""
@@ -234,15 +236,17 @@ class Tensor(TensorMethods, InPlace):
         if isinstance(target, str) and target in ("cpu", "cuda"):
             module(target)
             return self if target == self.device else Tensor(to_device(self.data, target))
-        return self if self.dtype == np.dtype(target) else self.apply(arithmetic.Cast, dtype=target)
+        dtype = find_dtype(target)
+        return self if self.dtype == dtype else self.apply(arithmetic.Cast, dtype=dtype)
 
 
-def _add_hook(owner: Any, name: str, hook: Callable) -> Callable[[], None]:
-    """Append to a tuple of hooks, usually empty; returns the removal."""
-    setattr(owner, name, (*getattr(owner, name), hook))
+def add_hook(owner: Any, name: str, hook: Callable) -> Callable[[], None]:
+    """Append to a tuple of hooks, usually empty; returns what takes this one registration back."""
+    entry = partial(hook)
+    setattr(owner, name, (*getattr(owner, name), entry))
 
     def remove() -> None:
-        setattr(owner, name, tuple(h for h in getattr(owner, name) if h is not hook))
+        setattr(owner, name, tuple(h for h in getattr(owner, name) if h is not entry))
 
     return remove
 
@@ -260,7 +264,7 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Tensor:
     out: Tensor = Tensor.__new__(Tensor)  # skips __init__: this runs ~300 times a training step
     out.data = result
     out.grad = out.node = out.grad_buffer = None
-    out._requires_grad, out._hooks, out._post_hooks = False, (), ()
+    out._requires_grad, out.hooks, out._post_hooks = False, (), ()
     out.version = autograd.shared_version(result, inputs, arrays)
     if env.DEBUG >= 3:
         shapes = ", ".join(str(getattr(a, "shape", a)) for a in arrays)

@@ -11,7 +11,7 @@ import numpy as np
 from minillm.device import module
 from minillm.errors import UserError
 from minillm.ops import elementwise, shape
-from minillm.ops.dtypes import DEFAULT_DTYPE
+from minillm.ops.dtypes import DEFAULT_DTYPE, find_dtype
 from minillm.ops.einsum import Einsum
 from minillm.random import default_generator
 from minillm.tensor import Tensor, apply, raw
@@ -53,21 +53,21 @@ def full(
     """`fill_value` in every element; its kind gives the dtype."""
     if dtype is None:
         dtype = DEFAULT_DTYPE if isinstance(fill_value, float) else np.asarray(fill_value).dtype
-    return Tensor(module(device).full(tuple(size), fill_value, dtype), requires_grad)
+    return Tensor(module(device).full(tuple(size), fill_value, find_dtype(dtype)), requires_grad)
 
 
 def zeros(
     *size: Any, dtype: Any = DEFAULT_DTYPE, device: str = "cpu", requires_grad: bool = False
 ) -> Tensor:
     """Zeros of shape `size`."""
-    return Tensor(module(device).zeros(_size(size), dtype), requires_grad)
+    return Tensor(module(device).zeros(_size(size), find_dtype(dtype)), requires_grad)
 
 
 def ones(
     *size: Any, dtype: Any = DEFAULT_DTYPE, device: str = "cpu", requires_grad: bool = False
 ) -> Tensor:
     """Ones of shape `size`."""
-    return Tensor(module(device).ones(_size(size), dtype), requires_grad)
+    return Tensor(module(device).ones(_size(size), find_dtype(dtype)), requires_grad)
 
 
 def zeros_like(x: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ def arange(*bounds: float, dtype: Any = None, device: str = "cpu") -> Tensor:
     """`arange(end)`, `arange(start, end)` or `arange(start, end, step)`, the end left out."""
     if dtype is None and float in map(type, bounds):
         dtype = DEFAULT_DTYPE
-    return Tensor(module(device).arange(*bounds, dtype=dtype))
+    return Tensor(module(device).arange(*bounds), dtype=dtype)
 
 
 def eye(n: int, *, dtype: Any = DEFAULT_DTYPE, device: str = "cpu") -> Tensor:
     """The n x n identity matrix."""
-    return Tensor(module(device).eye(n, dtype=dtype))
+    return Tensor(module(device).eye(n, dtype=find_dtype(dtype)))
 
 
 def randn(
@@ -97,7 +97,7 @@ def randn(
 ) -> Tensor:
     """Standard normal numbers from the default generator (`manual_seed`), drawn on the CPU."""
     numbers = default_generator.numpy.standard_normal(_size(size))
-    return Tensor(numbers.astype(dtype), requires_grad, device)
+    return Tensor(numbers.astype(find_dtype(dtype)), requires_grad, device)
 
 
 def rand(
@@ -105,7 +105,7 @@ def rand(
 ) -> Tensor:
     """Numbers uniform in [0, 1) from the default generator (`manual_seed`), drawn on the CPU."""
     numbers = default_generator.numpy.random(_size(size))
-    return Tensor(numbers.astype(dtype), requires_grad, device)
+    return Tensor(numbers.astype(find_dtype(dtype)), requires_grad, device)
 
 
 # --- ops on several tensors alike -----------------------------------------------------------------

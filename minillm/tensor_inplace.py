@@ -23,24 +23,29 @@ class InPlace:
     version: Version
     requires_grad: bool
 
-    def _write(self, what: str) -> Array:
-        """The array, to be written: refuses what backward could not follow, counts the rest."""
-        if self.requires_grad and is_grad_enabled():
+    def _write(self, what: str, other: Any = None) -> Array:
+        """The array, to be written: refuses what backward could not follow, counts the rest.
+
+        Args:
+            other: what is written into it.
+        """
+        if is_grad_enabled() and (self.requires_grad or getattr(other, "requires_grad", False)):
+            verb = "change" if self.requires_grad else "copy the values of"
             raise RuntimeError(
-                f"{what} would change a tensor that requires a gradient; use the out-of-place op,"
-                " or no_grad() if the change is not to be differentiated"
+                f"{what} would {verb} a tensor that requires a gradient; use the out-of-place op,"
+                " or no_grad() if this is not to be differentiated"
             )
         self.version.count += 1
         return self.data
 
     def copy_(self: Any, other: Any) -> "Tensor":
         """Overwrite with `other`, broadcast to this shape."""
-        self._write("copy_")[...] = raw(other)
+        self._write("copy_", other)[...] = raw(other)
         return self
 
-    def fill_(self: Any, value: float) -> "Tensor":
-        """Overwrite every element with `value`."""
-        self._write("fill_")[...] = value
+    def fill_(self: Any, value: Any) -> "Tensor":
+        """Overwrite every element with `value`, a number or a 0-d Tensor."""
+        self._write("fill_", value)[...] = raw(value)
         return self
 
     def zero_(self: Any) -> "Tensor":
@@ -50,18 +55,18 @@ class InPlace:
 
     def add_(self: Any, other: Any, alpha: float = 1) -> "Tensor":
         """Add `alpha * other`."""
-        data = self._write("add_")
+        data = self._write("add_", other)
         data += raw(other) if alpha == 1 else alpha * raw(other)
         return self
 
     def mul_(self: Any, other: Any) -> "Tensor":
         """Multiply by `other`."""
-        data = self._write("mul_")
+        data = self._write("mul_", other)
         data *= raw(other)
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        data = self._write("item assignment")
+        data = self._write("item assignment", value)
         data[raw_key(key, xp_of(data))] = raw(value)
 
     # Where a gradient has to flow, `x += y` makes a new x, as it does for numbers. A leaf that
@@ -79,7 +84,7 @@ class InPlace:
     def __itruediv__(self: Any, other: Any) -> "Tensor":
         if _flows(self, other):
             return self / other
-        data = self._write("/=")
+        data = self._write("/=", other)
         data /= raw(other)
         return self
 

@@ -5,6 +5,8 @@ import pytest
 
 import minillm
 from minillm import Tensor, autograd
+from minillm.ops.op import Op
+from minillm.tensor import apply
 
 
 def leaf(*values):
@@ -93,3 +95,49 @@ def test_debug_3_prints_ops(monkeypatch, capsys):
     monkeypatch.setattr(minillm.env, "DEBUG", 3)
     Tensor(np.ones((2, 3))) * 2
     assert "op mul((2, 3), 2) -> (2, 3)" in capsys.readouterr().err
+
+
+def test_leaf_hook_runs_once_with_the_sum():
+    """A tied weight: what the hook does need not be linear."""
+    x, seen = leaf(1.0, 2.0), []
+    x.register_hook(lambda g: seen.append(g.tolist()))
+    x.register_hook(lambda g: g.clip(-1, 1))
+    complete = []
+    x.register_post_accumulate_grad_hook(lambda x: complete.append(x.grad.tolist()))
+    (x * 3 - x * 2 + x[0]).sum().backward()
+    assert seen == [[3, 1]] and x.grad.tolist() == [1, 1] and complete == [[1, 1]]
+    (x * 0.25).sum().backward()
+    assert seen[1:] == [[0.25, 0.25]] and x.grad.tolist() == [1.25, 1.25]
+
+
+def test_leaf_hook_runs_when_the_last_of_its_consumers_gets_no_gradient():
+    class Blocked(Op):
+        """y = x,  no gradient."""
+
+        @staticmethod
+        def forward(x):
+            return x.copy(), ()
+
+        @staticmethod
+        def backward(dy, saved, needs):
+            return (None,)
+
+    x, seen = leaf(1.0), []
+    x.register_hook(lambda g: seen.append(g.tolist()))
+    (apply(Blocked, x * 5) + x * 3).backward()  # the branch that is skipped is the older one
+    (x * 3 + apply(Blocked, x * 5)).backward()
+    assert seen == [[3], [3]] and x.grad.tolist() == [6]
+
+
+def test_a_hook_registered_twice_is_removed_once():
+    x = leaf(1.0)
+
+    def double(g):
+        return g * 2
+
+    x.register_hook(double)
+    remove = x.register_hook(double)
+    remove()
+    remove()
+    (x * 1).backward()
+    assert x.grad.tolist() == [2]

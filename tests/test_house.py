@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 # Each may import what stands before it, and itself.
 ORDER = [
     "errors", "env", "device", "random", "kernels", "ops", "autograd", "tensor_inplace",
-    "tensor_reductions", "tensor_shapes", "tensor_methods", "tensor", "tensor_functions", "functional", "gradcheck", "nn", "optim", "models", "data", "distributed",
-    "train", "train.py", "cli",
+    "tensor_reductions", "tensor_shapes", "tensor_methods", "tensor", "tensor_functions",
+    "functional", "gradcheck", "nn", "optim", "models", "data", "distributed", "train", "train.py",
+    "cli",
 ]  # fmt: skip
 ONLY_IN = {
     "mpi4py": {"minillm/distributed/comm.py", "minillm/cli/doctor.py"},

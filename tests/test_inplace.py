@@ -100,3 +100,27 @@ def test_augmented_assignment_is_differentiated_where_one_flows():
     total /= 2
     total.backward()
     assert x.grad.tolist() == [(2 * 3 - 1) / 2]
+
+
+def test_writing_what_requires_a_gradient_is_refused():
+    """The target would hold its values without the way back to it."""
+    w, x = leaf(1.0), Tensor(np.zeros(1))
+    for write in (
+        lambda: x.add_(w), lambda: x.mul_(w), lambda: x.copy_(w * 2), lambda: x.fill_(w.sum()),
+        lambda: x.__setitem__(0, w.sum()),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="would copy the values of a tensor that requires a"):
+            write()
+    assert x.tolist() == [0] and x.version.count == 0
+    with no_grad():
+        x.add_(w).fill_(w.sum() * 3)
+    assert x.tolist() == [3] and not x.requires_grad
+
+
+def test_a_tensor_of_a_tensor_counts_changes_with_it():
+    x, w = leaf(1.0, 2.0), Tensor(np.ones(2))
+    y = (x * w).sum()
+    Tensor(w).mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    assert Tensor(w, dtype="float32").version is not w.version  # another array

@@ -128,3 +128,19 @@ def test_environment_is_read_before_numpy():
         cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert done.stdout == "set before\n", done.stderr
+
+
+def test_dtypes_by_name():
+    code = """
+import minillm
+assert minillm.zeros(2, dtype="bfloat16").dtype == minillm.ones(2).to("bfloat16").dtype
+assert str(minillm.Tensor([1.5], dtype="bfloat16").dtype) == "bfloat16"
+"""  # in a process of its own, where nothing has told NumPy of bfloat16
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=60
+    )
+    for make in (Tensor, minillm.tensor, minillm.full):
+        with pytest.raises(UserError, match="unknown dtype 'float33'"):
+            make([1], *([2] if make is minillm.full else []), dtype="float33")
+    with pytest.raises(UserError, match="holds numbers, not str of <U3"):
+        Tensor("abc")

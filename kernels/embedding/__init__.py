@@ -6,7 +6,20 @@
 The sum runs in the order of n, whatever the number of threads: each thread has columns of its own.
 """
 
+from minillm.device import Array
+from minillm.errors import UserError
 from minillm.kernels.registry import Cost, Kernel
+
+
+def check_ids(ids: Array, V: int) -> None:
+    """Refuse an id that names no row, which a compiled kernel would use as an address.
+
+    Raises:
+        UserError: an id outside [0, V).
+    """
+    if ids.size and (ids.min() < 0 or ids.max() >= V):
+        bad = ids[(ids < 0) | (ids >= V)][0]
+        raise UserError(f"embedding: id {bad} is outside the table of {V} rows (ids from 0)")
 
 
 def _forward_inputs(rng, N, C, V):

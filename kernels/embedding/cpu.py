@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from minillm.kernels.embedding import check_ids
 from minillm.kernels.runtime.jit import jit
 from minillm.kernels.runtime.threads import parallel
 
 
 def embedding_forward(weight, ids):
+    check_ids(ids, len(weight))
     return weight.take(ids, axis=0)
 
 
@@ -21,6 +23,7 @@ def _backward(start, stop, dy, ids, dweight):
 
 def embedding_backward(dy, ids, V):
     N, C = dy.shape
+    check_ids(ids, V)
     dweight = np.empty((V, C), dy.dtype)
     parallel(_backward, C, max(16, 65536 // max(N + V, 1)), dy, ids, dweight)
     return dweight

@@ -116,6 +116,7 @@ def _run(function: Callable[..., None], bounds: list[int], args: tuple) -> None:
         while loop.take() is not None:  # only after an error of our own
             own += 1
         errors = [loop.done.get() for _ in range(pieces - own)]
+        loop.args = ()  # a worker that comes too late still finds the loop in its queue
     for error in filter(None, errors):
         raise error
 

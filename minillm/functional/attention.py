@@ -53,6 +53,11 @@ def scaled_dot_product_attention(
     probability("scaled_dot_product_attention: dropout_p", dropout_p)
     if attn_mask is not None and is_causal:
         raise UserError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    if attn_mask is not None and attn_mask.dtype.kind in "iu":
+        raise UserError(
+            f"scaled_dot_product_attention: attn_mask of {attn_mask.dtype} is neither boolean (True"
+            " where a query sees a key) nor floating (added to the scores); use .to(bool)"
+        )
     _check_shapes(query, key, value, enable_gqa)
     scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
     fused = attn_mask is None and dropout_p == 0 and value.shape[-1] == key.shape[-1]

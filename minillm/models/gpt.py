@@ -188,10 +188,12 @@ class GPT(Module):
             the cross-entropy in nats, or None without targets.
 
         Raises:
-            UserError: longer than block_size together with the cache, or ids not of shape (B, T).
+            UserError: longer than block_size together with the cache, or ids or targets not (B, T).
         """
         if ids.ndim != 2:
             raise UserError(f"ids of shape {ids.shape}: a GPT takes (B, T)")
+        if targets is not None and targets.shape != ids.shape:
+            raise UserError(f"targets {targets.shape} must have the shape of ids, {ids.shape}")
         past = cache[0].length if cache is not None else 0
         stop = past + ids.shape[1]
         if stop > self.config.block_size:

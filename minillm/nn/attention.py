@@ -80,6 +80,10 @@ class CausalSelfAttention(Module):
     def __init__(
         self, n_embd: int, n_head: int, n_kv_head: int, bias: bool = True, dropout: float = 0.0
     ):
+        if n_embd % n_head or n_head % n_kv_head:
+            raise UserError(
+                f"n_head {n_head} must divide n_embd {n_embd}, and n_kv_head {n_kv_head} n_head"
+            )
         self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, n_embd // n_head
         self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * self.head_size, bias)
         self.proj = Linear(n_embd, n_embd, bias)

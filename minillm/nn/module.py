@@ -12,7 +12,7 @@ import numpy as np
 
 from minillm.device import Array, to_device
 from minillm.errors import UserError
-from minillm.tensor import Tensor, raw
+from minillm.tensor import Tensor, add_hook, raw
 
 
 class Parameter(Tensor):
@@ -155,12 +155,13 @@ class Module:
             UserError: an optimiser already holds the parameters in flat arrays, or the dtype is not
                 floating.
         """
-        for name, p in self.named_parameters():
+        for name, p in self.named_parameters():  # before any of them moves
             if p.grad_buffer is not None:
                 raise UserError(
                     f"{name} lies in an optimiser's flat array: call to({target!r}) before the"
                     " optimiser is made"
                 )
+        for p in self.parameters():
             moved = p.detach().to(target).data
             if moved.dtype.kind in "biu":
                 raise UserError(
@@ -181,17 +182,12 @@ class Module:
     def register_forward_pre_hook(self, hook: Callable) -> Callable[[], None]:
         """Call `hook(module, args)` before forward; what it returns, if anything, replaces args.
         Returns a function that removes the hook."""
-        self._pre_hooks = (*self._pre_hooks, hook)
-        return lambda: self._remove("_pre_hooks", hook)
+        return add_hook(self, "_pre_hooks", hook)
 
     def register_forward_hook(self, hook: Callable) -> Callable[[], None]:
         """Call `hook(module, args, output)` after forward; what it returns, if anything, replaces
         the output. Returns a function that removes the hook."""
-        self._hooks = (*self._hooks, hook)
-        return lambda: self._remove("_hooks", hook)
-
-    def _remove(self, kind: str, hook: Callable) -> None:
-        setattr(self, kind, tuple(h for h in getattr(self, kind) if h is not hook))
+        return add_hook(self, "_hooks", hook)
 
     # --- how it prints --------------------------------------------------------------------------
 
@@ -231,7 +227,8 @@ class ModuleList(Module):
         self._list = list(modules)
 
     def _members(self) -> Iterator[tuple[str, Any]]:
-        return ((str(i), module) for i, module in enumerate(self._list))
+        yield from super()._members()  # what a subclass adds
+        yield from ((str(i), module) for i, module in enumerate(self._list))
 
     def __len__(self) -> int:
         return len(self._list)

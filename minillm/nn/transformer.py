@@ -1,6 +1,7 @@
 """The transformer block: attention and an MLP, each normalised before and added after."""
 
 from minillm import functional as F
+from minillm.errors import UserError
 from minillm.nn.attention import CausalSelfAttention, KVCache, Rotation
 from minillm.nn.layers import Dropout, Linear
 from minillm.nn.module import Module
@@ -29,6 +30,8 @@ class MLP(Module):
         bias: bool = True,
         dropout: float = 0.0,
     ):
+        if activation not in ("gelu", "swiglu"):
+            raise UserError(f"activation is {activation!r}: choose gelu or swiglu")
         self.gate = Linear(n_embd, hidden_size, bias) if activation == "swiglu" else None
         self.up = Linear(n_embd, hidden_size, bias)
         self.proj = Linear(hidden_size, n_embd, bias)

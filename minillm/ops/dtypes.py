@@ -5,11 +5,13 @@ with dimensions outvote 0-d arrays, and both outvote Python numbers. A Python nu
 dtype only by its kind: integers meet 0.5 in the default floating dtype, not in float64 as in NumPy.
 """
 
+import importlib
 from typing import Any
 
 import numpy as np
 
 from minillm.device import Array
+from minillm.errors import UserError
 
 DEFAULT_DTYPE = np.dtype("float32")  # of Python floats, and of integers that must become floating
 _INTEGER = np.dtype("int64")
@@ -42,17 +44,39 @@ def result_dtype(*arrays: Array) -> Any:
 def promote(x: Any, y: Any) -> tuple[Any, Any]:
     """`x` and `y`, of which at most one is a Python number, with arrays in the result's dtype."""
     x_dtype, y_dtype = getattr(x, "dtype", None), getattr(y, "dtype", None)
-    if x_dtype == y_dtype:
+    if x_dtype == y_dtype and x_dtype is not None:
         return x, y
     if y_dtype is None:
         return _meet_number(x, y)
     if x_dtype is None:
         return _meet_number(y, x)[::-1]
+    if isinstance(y, np.generic):  # np.sqrt(2) is a number like any other
+        return _meet_number(x, y.item())
+    if isinstance(x, np.generic):
+        return _meet_number(y, x.item())[::-1]
     dtype = result_dtype(x, y)
     return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
+def find_dtype(name: Any) -> np.dtype:
+    """The dtype that `name`, a string, type or dtype, means.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name == "bfloat16":
+        importlib.import_module("ml_dtypes")  # NumPy knows it from then on
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise UserError(
+            f"unknown dtype {name!r}: choose one of float64, float32, float16, bfloat16, int64, ..."
+        ) from None
+
+
 def _meet_number(x: Array, number: Any) -> tuple[Array, Any]:
+    if isinstance(number, list | tuple):
+        raise UserError(f"a Tensor meets a {type(number).__name__}: make it a Tensor first")
     kind = x.dtype.kind
     if kind == "V":  # NumPy would take bfloat16 and a float to float32
         return x, x.dtype.type(number)

@@ -6,6 +6,7 @@ where maximum or minimum tie, 1 for clamp at its bounds.
 
 from minillm.device import xp_of
 from minillm.errors import UserError
+from minillm.ops.activations import logistic
 from minillm.ops.dtypes import DEFAULT_DTYPE, as_floating, promote
 from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast
 
@@ -85,13 +86,11 @@ class Tanh(Op):
 
 
 class Sigmoid(Op):
-    """y = 1 / (1 + e^-x),  dx = dy y (1 - y). Written with e^-|x|, which cannot overflow."""
+    """y = 1 / (1 + e^-x),  dx = dy y (1 - y)."""
 
     @staticmethod
     def forward(x):
-        x, xp = as_floating(x), xp_of(x)
-        e = xp.exp(-abs(x))
-        y = xp.where(x >= 0, 1, e) / (1 + e)
+        y = logistic(as_floating(x))
         return y, (y,)
 
     @staticmethod

@@ -114,7 +114,7 @@ class Gather(Op):
             xp.arange(n).reshape(tuple(n if i == d else 1 for i in range(x.ndim)))
             for d, n in enumerate(index.shape)
         ]
-        key[dim] = xp.array(index)
+        key[dim : dim + 1] = [xp.array(index)] if x.ndim else []  # 0-d: its only element
         key = tuple(key)
         return x[key], (x.shape, key)
 

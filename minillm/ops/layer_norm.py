@@ -24,7 +24,7 @@ class LayerNorm(Op):
 
     @staticmethod
     def forward(x, weight, bias, *, eps):
-        floating("layer_norm", x)
+        floating("layer_norm", x, *(p for p in (weight, bias) if p is not None))
         xp, shape = xp_of(x), x.shape[-1:]
         weight = xp.ones(shape, x.dtype) if weight is None else weight
         bias = xp.zeros(shape, x.dtype) if bias is None else bias

@@ -17,6 +17,7 @@ from minillm.errors import UserError
 from minillm.kernels.matmul import matmul
 from minillm.ops.inputs import floating
 from minillm.ops.op import Op
+from minillm.ops.reduce import total
 
 
 class Linear(Op):
@@ -24,7 +25,7 @@ class Linear(Op):
 
     @staticmethod
     def forward(x, weight, bias):
-        floating("linear", x, weight)
+        floating("linear", x, weight, *(() if bias is None else (bias,)))
         if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
             raise UserError(
                 f"linear: x {x.shape} needs weight (out, {x.shape[-1] if x.ndim else '?'}),"
@@ -46,5 +47,5 @@ class Linear(Op):
         return (
             matmul(dy, weight).reshape(shape) if needs[0] else None,
             matmul(dy.T, x) if needs[1] else None,
-            dy.sum(0) if needs[2] else None,
+            total(dy, (0,), False) if needs[2] else None,
         )

@@ -26,6 +26,7 @@ from minillm.errors import UserError
 from minillm.ops.activations import logistic, softplus
 from minillm.ops.inputs import floating
 from minillm.ops.op import Op
+from minillm.ops.reduce import total
 
 _REDUCTIONS = ("none", "mean", "sum")
 
@@ -36,11 +37,11 @@ def check_reduction(name, reduction):
         raise UserError(f"{name}: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
 
 
-def over(total, count):
-    """`total / count` in total's dtype, NaN where nothing was counted (without a warning)."""
-    xp = xp_of(total)
-    count = xp.asarray(count, dtype=total.dtype)
-    return xp.where(count == 0, total.dtype.type("nan"), total / xp.where(count == 0, 1, count))
+def over(whole, count):
+    """`whole / count` in whole's dtype, NaN where nothing was counted (without a warning)."""
+    xp = xp_of(whole)
+    count = xp.asarray(count, dtype=whole.dtype)
+    return xp.where(count == 0, whole.dtype.type("nan"), whole / xp.where(count == 0, 1, count))
 
 
 def class_rows(name, x, targets):
@@ -72,8 +73,8 @@ def class_gradient(drows, shape, dim):
 def _reduced(losses, reduction):
     if reduction == "none":
         return losses
-    total = losses.sum()
-    return total if reduction == "sum" else over(total, losses.size)
+    whole = total(losses, None, False)
+    return whole if reduction == "sum" else over(whole, losses.size)
 
 
 def _spread(dy, reduction, size):
@@ -106,11 +107,12 @@ class NllLoss(Op):
         losses[n] = -(1 - e) * weight[t] * rows[n, t]
         if e:
             losses[n] -= e / V * (rows[n] @ weight)
-        w_sum = weight[t].sum()
+        w_sum = total(weight[t], None, False)
         saved = n, t, weight, w_sum, e, reduction, len(rows), shape, dim
         if reduction == "none":
             return losses.reshape(target_shape), saved
-        return losses.sum() if reduction == "sum" else over(losses.sum(), w_sum), saved
+        whole = total(losses, None, False)
+        return whole if reduction == "sum" else over(whole, w_sum), saved
 
     @staticmethod
     def backward(dy, saved, needs):

@@ -22,6 +22,8 @@ class MatMul(Op):
 
     @staticmethod
     def forward(a, b):
+        if not (hasattr(a, "dtype") and hasattr(b, "dtype")):
+            raise UserError("matmul: both sides must be Tensors or arrays; a number scales by *")
         if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
             raise UserError(f"matmul: shapes {a.shape} and {b.shape} do not fit")
         if a.dtype != b.dtype:

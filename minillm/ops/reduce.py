@@ -33,7 +33,8 @@ def some_dims(dim, ndim):
 
 
 def total(x, dims, keepdim):
-    """Sum of `x` over `dims`, taken in a wide enough dtype, in that of x (int64 for integers)."""
+    """Sum of `x` over `dims` (None for all), taken in a wide enough dtype, in that of x (int64 for
+    integers)."""
     if not is_floating(x):
         return x.sum(axis=dims, keepdims=keepdim, dtype="int64")
     if x.dtype.itemsize >= 4:
@@ -193,7 +194,17 @@ class Norm(Op):
         y = xp.where(y == 0, 1, y)
         if p == 2:
             return (dy * (x / y),)
-        return (dy * xp.sign(x) * (abs(x) / y) ** (p - 1),)
+        ratio = xp.where(x == 0, 1, abs(x) / y)  # of 0 a power below 0 would be infinite
+        return (dy * xp.sign(x) * ratio ** (p - 1),)
+
+
+def _running_total(x, dim):
+    """Sums up to each element, in the dtypes of `total`."""
+    if not is_floating(x):
+        return x.cumsum(axis=dim, dtype="int64")
+    if x.dtype.itemsize >= 4:
+        return x.cumsum(axis=dim)
+    return x.cumsum(axis=dim, dtype="float32").astype(x.dtype)
 
 
 class CumSum(Op):
@@ -204,8 +215,7 @@ class CumSum(Op):
         dim = one_dim(dim, x.ndim)
         if x.ndim == 0:
             return x.copy(), (None,)
-        dtype = x.dtype if is_floating(x) else "int64"
-        return x.cumsum(axis=dim, dtype=dtype), (dim,)
+        return _running_total(x, dim), (dim,)
 
     @staticmethod
     def backward(dy, saved, needs):
@@ -213,4 +223,4 @@ class CumSum(Op):
         if dim is None:
             return (dy,)
         xp = xp_of(dy)
-        return (xp.flip(xp.flip(dy, dim).cumsum(axis=dim), dim),)
+        return (xp.flip(_running_total(xp.flip(dy, dim), dim), dim),)

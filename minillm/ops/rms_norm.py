@@ -25,7 +25,7 @@ class RmsNorm(Op):
 
     @staticmethod
     def forward(x, weight, *, eps):
-        floating("rms_norm", x)
+        floating("rms_norm", x, *(() if weight is None else (weight,)))
         xp = xp_of(x)
         weight = xp.ones(x.shape[-1:], x.dtype) if weight is None else weight
         eps = float(np.spacing(x.dtype.type(1))) if eps is None else eps

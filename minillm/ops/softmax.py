@@ -17,7 +17,7 @@ from minillm.device import xp_of
 from minillm.kernels.softmax import softmax_backward, softmax_forward
 from minillm.ops.inputs import floating
 from minillm.ops.op import Op, rows
-from minillm.ops.reduce import one_dim
+from minillm.ops.reduce import one_dim, total
 
 
 def _over(dim, kernel, *arrays):
@@ -53,14 +53,14 @@ class LogSoftmax(Op):
     def forward(x, *, dim):
         floating("log_softmax", x)
         xp, dim = xp_of(x), one_dim(dim, x.ndim)
-        axis = dim if x.ndim else None
+        axis = (dim,) if x.ndim else ()
         if x.size == 0:
             return x.copy(), (x, axis)
         y = x - x.max(axis=axis, keepdims=True)
-        y = y - xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+        y = y - xp.log(total(xp.exp(y), axis, True))
         return y, (y, axis)
 
     @staticmethod
     def backward(dy, saved, needs):
         y, axis = saved
-        return (dy - xp_of(y).exp(y) * dy.sum(axis=axis, keepdims=True),)
+        return (dy - xp_of(y).exp(y) * total(dy, axis, True),)

@@ -51,10 +51,11 @@ class FlatGroup:
             p.grad = None
 
     def fill_missing_grads(self) -> None:
-        """Zero the buffer of parameters that backward did not reach, so all of `grad` is valid."""
+        """Make all of `grad` valid: zeros for parameters that backward did not reach, and a copy of
+        gradients that were assigned (`p.grad = p.grad * 2`) instead of changed in place."""
         for p in self.params:
-            if p.grad is None:
-                p.grad_buffer[...] = 0
+            if p.grad is None or p.grad.data is not p.grad_buffer:
+                p.grad_buffer[...] = 0 if p.grad is None else p.grad.data
                 p.grad = Tensor(p.grad_buffer)
 
     def changed(self) -> None:

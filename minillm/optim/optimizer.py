@@ -57,7 +57,7 @@ class Optimizer:
         steps: how many steps were taken.
 
     Raises:
-        UserError: no parameters, one given twice, or a negative coefficient.
+        UserError: no parameters, one given twice, a computed tensor, or a negative coefficient.
     """
 
     def __init__(
@@ -77,6 +77,11 @@ class Optimizer:
         everything = [id(p) for group in groups for p in group["params"]]
         if len(set(everything)) < len(everything):
             raise UserError("a parameter is given to the optimiser twice")
+        if any(not p.is_leaf for group in groups for p in group["params"]):
+            raise UserError(
+                "the optimiser was given a computed tensor, not a parameter: give it a list of"
+                " parameters ([w], not w) that were not made by an op"
+            )
         if not everything:
             raise UserError("no parameters to optimise")
         self.groups = [ParamGroup(state_names=state_names, **g) for g in groups if g["params"]]

@@ -107,22 +107,29 @@ def resident_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def measure_peak(device: str, dtype: str, size: int = 768, seconds: float = 0.1) -> float:
-    """FLOP/s that this rank reaches in a matrix product, the ceiling the MFU refers to.
+def measure_peak(device: str, dtype: str) -> float:
+    """FLOP/s that this rank reaches in matrix products, the ceiling the MFU refers to.
 
-    The best of repeated products of `size` x `size`, for `seconds`. All ranks of a machine should
-    measure at the same moment, since they share its cores.
+    All ranks of a machine must measure at the same moment, and on average rather than at their
+    best: those that share a core take turns, and each has it to itself for a while.
     """
+    size = 768
+    times = gemm_times(device, dtype, size, seconds=0.2)
+    return 2 * size**3 * len(times) / sum(times)
+
+
+def gemm_times(device: str, dtype: str, size: int, seconds: float) -> list[float]:
+    """Seconds of each product of two (size, size) matrices, repeated for `seconds`."""
     a = module(device).ones((size, size), dtype)
     matmul(a, a)  # the first call starts the threads
-    best, stop = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < stop:
+    times, stop = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < stop:
         synchronize(device)
         start = time.perf_counter()
         matmul(a, a)
         synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def plot(records: Iterable[dict[str, Any]], path: Path, entropy: float, title: str) -> None:
@@ -154,6 +161,7 @@ def plot(records: Iterable[dict[str, Any]], path: Path, entropy: float, title: s
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if train or val:
+        axes.legend(frameon=False)
     figure.savefig(path)
     pyplot.close(figure)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -24,13 +25,22 @@ class Progress:
                 TimeRemainingColumn,
             )
             from rich.progress import Progress as Bar
+            from rich.text import Text
 
-            self._bar = Bar(
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}"), TimeElapsedColumn(),
-                TextColumn("eta"), TimeRemainingColumn(),
+            latest = self._latest = Text(no_wrap=True, overflow="ellipsis")
+
+            class TwoLines(Bar):
+                """The bar, and the latest metrics below it: side by side they need 120 columns."""
+
+                def get_renderables(self) -> Iterator[Any]:
+                    yield self.make_tasks_table(self.tasks)
+                    yield latest
+
+            self._bar = TwoLines(
+                TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=30),
+                TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
             )  # fmt: skip
-            self._task = self._bar.add_task("", total=self.steps, completed=self.start, text="")
+            self._task = self._bar.add_task("", total=self.steps, completed=self.start)
             self._bar.start()
         return self
 
@@ -51,7 +61,8 @@ class Progress:
     def metrics(self, step: int, text: str) -> None:
         """Show the latest metrics, and without a bar how far the run is and when it ends."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=text)
+            self._latest.plain = text
+            self._bar.update(self._task, completed=step)
         elif self.show:
             done = max(step - self.start, 1)
             remaining = (time.monotonic() - self.began) / done * (self.steps - step)

@@ -61,7 +61,8 @@ def create_folder(run: Run) -> None:
     """
     text = json.dumps(dataclasses.asdict(run.config), indent=1) + "\n"
     try:
-        run.out.mkdir(parents=True, exist_ok=True)
+        ours = bool(run.config.out or run.resume)  # else its name was free a moment ago
+        run.out.mkdir(parents=True, exist_ok=ours)
         (run.out / "config.json").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(

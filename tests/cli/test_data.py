@@ -81,3 +81,14 @@ def test_bad_arguments_exit_with_2(capsys):
 def test_bad_data_is_the_users_error(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         data.main(["encode", "--data", str(tmp_path / "none")])
+
+
+def test_a_damaged_entry_is_listed_and_can_be_cleared(book, cache, capsys):
+    data.main(["encode", "--data", book, "--tokenizer", "byte"])
+    (meta,) = (cache / "data").glob("*/meta.json")
+    meta.write_text("{")
+    capsys.readouterr()
+    assert data.main(["list"]) == 0
+    assert re.search(rf"{meta.parent.name} .* damaged", capsys.readouterr().out)
+    assert data.main(["clear", "--keys", meta.parent.name]) == 0
+    assert not meta.parent.exists()

@@ -147,3 +147,13 @@ def test_not_a_tokenizer(content, tmp_path):
 def test_no_such_tokenizer(tmp_path):
     with pytest.raises(UserError, match="pass byte, char, bpe"):
         load_tokenizer(tmp_path / "none.json")
+
+
+def test_opening_always_has_a_token():
+    letters = CharTokenizer("abc")
+    assert letters.opening("ca").tolist() == [2, 0]
+    assert letters.opening("").tolist() == [0]  # it knows no new line
+    assert CharTokenizer("a\n").opening("").tolist() == [0] == CharTokenizer("a\n").encode("\n")
+    assert ByteTokenizer().opening("").tolist() == [10]
+    with pytest.raises(UserError, match="prompt 'ax': character 'x'"):
+        letters.opening("ax")

@@ -1,6 +1,5 @@
 """Real ranks under mpirun: collectives, training, and every way for a run to end badly."""
 
-import os
 import subprocess
 import sys
 import time
@@ -10,26 +9,29 @@ import pytest
 
 from minillm.distributed import SingleProcess
 from tests.distributed.ddp_scenario import train
-from tests.distributed.mpirun import ROOT, mpirun, needs_mpirun
+from tests.programs import environment, mpirun
 
 
-@needs_mpirun
+def ranks_run(ranks, script, *args):
+    """Exit code, stdout and stderr of a script on real ranks."""
+    done = mpirun(ranks, f"tests/distributed/scripts/{script}", *args, limit=60)
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_collectives(ranks):
-    assert mpirun(ranks, "collectives.py") == (0, "ok\n", "")
+    assert ranks_run(ranks, "collectives.py") == (0, "ok\n", "")
 
 
-@needs_mpirun
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_training_equals_one_process(ranks, tmp_path):
-    code, _, err = mpirun(ranks, "ddp.py", tmp_path / "params.npy")
+    code, _, err = ranks_run(ranks, "ddp.py", tmp_path / "params.npy")
     assert code == 0, err
     params = np.load(tmp_path / "params.npy")
     assert all(p.tobytes() == params[0].tobytes() for p in params)
     np.testing.assert_allclose(params[0], train(SingleProcess()), rtol=1e-10, atol=0)
 
 
-@needs_mpirun
 @pytest.mark.parametrize(
     "how, code, says",
     [
@@ -43,35 +45,32 @@ def test_training_equals_one_process(ranks, tmp_path):
 )
 def test_one_failing_rank_ends_all(how, code, says):
     began = time.monotonic()
-    got, _, err = mpirun(3, "fail.py", how, timeout=30)
+    got, _, err = ranks_run(3, "fail.py", how)
     assert time.monotonic() - began < 10
     assert got == code and says in err
 
 
-@needs_mpirun
 def test_ctrl_c_ends_all_without_tracebacks():
     began = time.monotonic()
-    code, _, err = mpirun(3, "fail.py", "ctrl-c", timeout=30)
+    code, _, err = ranks_run(3, "fail.py", "ctrl-c")
     assert time.monotonic() - began < 10
     assert code and "of 3 interrupted" in err and "Traceback" not in err
 
 
-@needs_mpirun
 def test_a_refusal_of_all_is_one_line():
-    assert mpirun(4, "fail.py", "all refuse") == (2, "", "minillm: no such file; give --data\n")
+    assert ranks_run(4, "fail.py", "all refuse") == (2, "", "minillm: no such file; give --data\n")
 
 
-@needs_mpirun
 def test_a_refusal_of_one_is_printed_when_nobody_waits_for_it():
     says = "minillm: rank 1 of 2: no such file; give --data\n"
-    assert mpirun(2, "fail.py", "refuse unheard") == (2, "", says)
+    assert ranks_run(2, "fail.py", "refuse unheard") == (2, "", says)
 
 
 def alone(code, **environ):
     """Run `code` without a launcher."""
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+        env=environment() | environ,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
@@ -89,6 +88,11 @@ def test_without_a_launcher_errors_look_as_usual():
     code = "from minillm.distributed import world; world(); {}['x']"
     status, _, err = alone(code)
     assert status == 1 and err.startswith("Traceback") and err.endswith("KeyError: 'x'\n")
+
+
+def test_ctrl_c_without_a_launcher_is_one_line():
+    code = "from minillm.distributed import world; world(); raise KeyboardInterrupt"
+    assert alone(code) == (130, "", "minillm: interrupted\n")
 
 
 @pytest.mark.parametrize("rank, lines", [("0", 1), ("1", 0)])

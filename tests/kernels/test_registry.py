@@ -85,6 +85,8 @@ def test_cpu_is_the_default_and_use_is_undone():
             assert chosen(softmax_forward) == "reference"
             assert chosen(softmax_backward) == "cpu"
         assert chosen(softmax_backward) == "reference"
+    with use("softmax_backward=cpu"), use("reference"):  # the inner one says all
+        assert chosen(softmax_backward) == "reference"
     with pytest.raises(RuntimeError), use("softmax=reference"):
         assert chosen(softmax_forward) == chosen(softmax_backward) == "reference"
         raise RuntimeError

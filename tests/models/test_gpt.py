@@ -132,6 +132,8 @@ def test_bad_input_is_refused():
         model(np.zeros(4, np.int64))
     with pytest.raises(UserError, match="11"):
         model(np.full((1, 2), 11))
+    with pytest.raises(UserError, match=r"targets \(3, 2\) must have the shape of ids, \(2, 3\)"):
+        model(np.zeros((2, 3), np.int64), np.zeros((3, 2), np.int64))
 
 
 @every_config

@@ -123,3 +123,12 @@ def test_mlp_against_pytorch(activation):
         hidden = F.silu(F.linear(torch.tensor(x), w["gate.weight"], w["gate.bias"])) * up
     want = F.linear(hidden, w["proj.weight"], w["proj.bias"])
     np.testing.assert_allclose(mlp(Tensor(x)).data, want.numpy(), rtol=1e-11, atol=1e-13)
+
+
+def test_sizes_that_do_not_divide_and_unknown_activations_are_refused():
+    with pytest.raises(UserError, match="n_head 3 must divide n_embd 10"):
+        CausalSelfAttention(10, 3, 3)
+    with pytest.raises(UserError, match="n_kv_head 4 n_head"):
+        CausalSelfAttention(12, 6, 4)
+    with pytest.raises(UserError, match="activation is 'relu': choose gelu or swiglu"):
+        MLP(4, 8, "relu")

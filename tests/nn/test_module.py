@@ -157,3 +157,17 @@ def test_repr_is_a_tree_with_repeats_joined():
 def test_forward_must_be_defined():
     with pytest.raises(NotImplementedError, match="Module does not define forward"):
         Module()(1)
+
+
+def test_a_list_of_modules_may_hold_more():
+    class Scaled(ModuleList):
+        def __init__(self):
+            super().__init__([Linear(2, 2, bias=False)])
+            self.scale = Parameter(np.ones(2, np.float32))
+
+    assert [name for name, _ in Scaled().named_parameters()] == ["scale", "0.weight"]
+
+
+def test_unknown_dtype_is_refused():
+    with pytest.raises(UserError, match="unknown dtype 'gpu'"):
+        Linear(2, 2).to("gpu")

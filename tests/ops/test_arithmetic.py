@@ -141,3 +141,18 @@ def test_mixed_precision_gradients_come_back_in_each_dtype():
     z.sum().backward()
     assert z.dtype == np.float64
     assert (x.grad.dtype, y.grad.dtype) == (np.float32, np.float64)
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.int64(2), np.bool_(True)])
+@pytest.mark.parametrize("x", [1.5, [1.5], 3, [3]])
+def test_numpy_numbers_are_numbers(x, number):
+    """A 0-d loss times np.sqrt(2) stays float32."""
+    x = Tensor(x)
+    for y in (x * number, number * x):
+        assert y.dtype == (x * number.item()).dtype and (y == x * number.item()).all()
+
+
+def test_lists_are_refused():
+    for function in (operator.add, operator.mul, operator.lt):
+        with pytest.raises(UserError, match="meets a list: make it a Tensor first"):
+            function(Tensor([1.0, 2.0]), [1.0, 2.0])

@@ -199,4 +199,5 @@ def test_errors():
         "attn_mask or is_causal, not both", q, k, v, Tensor(np.ones((6, 6), bool)), is_causal=True
     )
     fails("one floating dtype", q, Tensor(k.data.astype(np.float32)), v)
+    fails("attn_mask of int64 is neither", q, k, v, Tensor(np.tri(6, dtype=int)))
     fails(r"do not broadcast|mask", q, k, v, Tensor(np.ones((5, 6))))

@@ -185,3 +185,13 @@ def test_index_select_against_torch(dim, rng):
         lambda x: x.index_select(dim, torch.tensor(I)),
         rng.normal(size=(3, 4, 5)), name="index_select",
     )  # fmt: skip
+
+
+def test_no_dimensions():
+    torch = pytest.importorskip("torch")
+    x, t = Tensor(np.array(5.0), requires_grad=True), torch.tensor(5.0)
+    assert x.gather(0, Tensor(0)).shape == tuple(t.gather(0, torch.tensor(0)).shape) == ()
+    largest = x.max(0)
+    assert (largest.values.item(), largest.indices.item()) == (5, 0)
+    largest.values.backward(np.array(3.0))
+    assert x.grad.item() == 3

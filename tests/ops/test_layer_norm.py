@@ -61,3 +61,6 @@ def test_errors():
         F.layer_norm(x, (3, 4), Tensor(np.zeros((4, 3))))
     with pytest.raises(UserError, match="layer_norm: needs inputs of one floating dtype"):
         F.layer_norm(Tensor([1, 2]), 2)
+    for weight, bias in ((np.ones(4, "float32"), None), (None, np.ones(4, "float32"))):
+        with pytest.raises(UserError, match="got float64 and float32"):
+            F.layer_norm(x, 4, *(p if p is None else Tensor(p) for p in (weight, bias)))

@@ -61,3 +61,5 @@ def test_errors():
         F.linear(Tensor(np.float64(1)), weight)
     with pytest.raises(UserError, match="one floating dtype, got float64 and float32"):
         F.linear(x, Tensor(np.zeros((3, 4), np.float32)))
+    with pytest.raises(UserError, match="one floating dtype, got float64 and float32"):
+        F.linear(x, weight, Tensor(np.zeros(3, np.float32)))

@@ -100,3 +100,9 @@ def test_mismatch_prints_both_shapes(a, b, message):
 def test_dtypes_must_agree():
     with pytest.raises(UserError, match="float32 and float64 differ"):
         Tensor(np.ones((2, 2), "float32")) @ Tensor(np.ones((2, 2), "float64"))
+
+
+def test_numbers_are_refused():
+    for left, right in ((Tensor([1.0]), 2), (2, Tensor([1.0]))):
+        with pytest.raises(UserError, match="both sides must be Tensors or arrays"):
+            left @ right

@@ -138,3 +138,8 @@ def test_dim_out_of_range(dim):
         Tensor(np.ones((2, 3))).sum(dim)
     with pytest.raises(UserError, match="twice"):
         Tensor(np.ones((2, 3))).sum((0, -2))
+
+
+def test_norm_below_one_at_zero_against_torch():
+    f = lambda x: x.norm(0.5)  # noqa: E731
+    compare(f, f, np.array([0.0, 1.0, -2.0]), name="norm")

@@ -50,3 +50,5 @@ def test_errors():
         F.rms_norm(x, 4, Tensor(np.zeros(3)))
     with pytest.raises(UserError, match="rms_norm: needs inputs of one floating dtype"):
         F.rms_norm(Tensor([1, 2]), 2)
+    with pytest.raises(UserError, match="got float64 and float32"):
+        F.rms_norm(x, 4, Tensor(np.ones(4, "float32")))

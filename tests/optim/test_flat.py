@@ -70,3 +70,21 @@ def test_a_parameter_that_left_is_noticed():
     layer.weight.data = layer.weight.data.copy()
     with pytest.raises(UserError, match="left the optimiser's flat array"):
         optimizer.step()
+
+
+def test_an_assigned_gradient_is_the_one_that_counts():
+    a, b = _parameters((2,), (3,))
+    optimizer = SGD([a, b], lr=1.0)
+    flat = optimizer.groups[0].flat
+    (a * 2 + b.sum()).sum().backward()
+    a.grad = a.grad * 0.5  # another array than the buffer
+    optimizer.step()
+    assert a.tolist() == [0, 0] and a.grad.data is a.grad_buffer
+    np.testing.assert_array_equal(flat.grad, [2, 2, 2, 1, 1])
+
+
+def test_a_computed_tensor_is_refused():
+    (a,) = _parameters((2, 3))
+    for params in (a, [a * 1]):  # a Tensor in place of a list is a list of its rows
+        with pytest.raises(UserError, match="computed tensor"):
+            SGD(params, lr=0.1)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -52,7 +53,9 @@ def files(path):
         (["--out", "run"], ["already holds a run", "--resume"]),
         (["--resume", "--out", "nowhere"], ["no checkpoint in", "nowhere"]),
         (["--resume", "--out", "run", "--n_embd", "32"], ["cannot change", "n_embd 16 -> 32"]),
+        (["--resume", "--out", "run/checkpoints/step-00000001"], ["is a checkpoint"]),
         (["--out", "good.txt/run"], ["cannot write", "--out"]),
+        (["--tokenizer", "char", "--prompt", "§"], ["prompt '§'", "U+00A7"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value[0], str) else None,
 )
@@ -67,6 +70,13 @@ def test_refused_in_one_line(folder, options, words):
     refused(python("train.py", *argv, cwd=folder), *words)
     assert files(folder).keys() == before.keys()
     assert all(files(folder)[p] == t for p, t in before.items() if p.is_file())
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is installed")
+def test_device_that_is_not_there(folder):
+    argv = [*TINY, "--data", folder / "good.txt", "--out", folder / "new3", "--device", "cuda"]
+    refused(python("train.py", *argv), "'cuda' needs CuPy")
+    assert not (folder / "new3").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -109,3 +119,4 @@ def test_tokenizer_that_does_not_match_the_checkpoint(folder, tmp_path):
     finally:
         text.write_text(kept)
     refused(done, "the text or the tokenizer", "start a new run")
+    assert (tmp_path / "run/config.json").read_text() == (folder / "run/config.json").read_text()

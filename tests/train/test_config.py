@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 
 from minillm.errors import UserError
+from minillm.optim.schedules import SCHEDULES
+from minillm.train.build import build_schedule
 from minillm.train.config import PRESETS, Config, check, parse, parse_resumed
 
 
@@ -54,15 +56,27 @@ def test_tyro_refuses_with_the_nearest_name(argv, says, capsys):
         (["--learning_rate", "nan"], "--learning_rate nan"),
         (["--val_fraction", "1.5"], "--val_fraction 1.5"),
         (["--bucket_mb", "0"], "--bucket_mb 0"),
+        (["--bucket_mb", "inf"], "--bucket_mb inf: must be a finite number"),
         (["--n_embd", "130"], "n_embd 130 is not divisible by n_head 4: set n_embd to"),
         (["--n_kv_head", "3"], "n_head 4 is not divisible by n_kv_head 3"),
-        (["--prompt", ""], "--prompt is empty"),
+        (["--seed", str(2**64)], "--seed 18446744073709551616: must be below"),
+        (["--learning_rate", "1e-4", "--min_lr", "2e-4"], "--min_lr 0.0002 is above --learning"),
     ],
 )
 def test_values_that_cannot_work(argv, says):
     with pytest.raises(UserError, match=says) as error:
         parse(argv)
     assert "\n" not in str(error.value)
+
+
+def test_the_last_of_repeated_options_counts():
+    assert parse(["--preset", "gpt2", "--preset=shakespeare-char"]) == PRESETS["shakespeare-char"]
+
+
+def test_every_schedule_is_offered():
+    for name in SCHEDULES:
+        config = parse(["--schedule", name, "--steps", "100", "--warmup_steps", "10"])
+        assert 0 < build_schedule(config)(50) <= 1
 
 
 def test_presets_pass_their_own_check():

@@ -1,14 +1,13 @@
 """train.py as users start it: real processes, real ranks, real files."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.programs import mpirun, python, run
+from tests.programs import minillm, mpirun, python
 
 TINY = [
     "--tokenizer", "byte", "--block_size", "16", "--n_layer", "2", "--n_head", "2", "--n_embd",
@@ -113,5 +112,34 @@ def test_default_folders_never_collide(tmp_path, text):
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["quick", "quick-2"]
     done = python("train.py", "--resume", "--steps", 2, cwd=tmp_path)
     assert "runs/quick-2, resumed at step 1" in done.stdout and "steps 1 -> 2" in done.stdout
-    sample = run([sys.executable, "-m", "minillm.cli", "generate", "--tokens", 5], cwd=tmp_path)
+    sample = minillm("generate", "--tokens", 5, cwd=tmp_path)
     assert sample.returncode == 0 and len(sample.stdout) > 3
+
+
+def test_a_text_without_line_breaks(tmp_path):
+    """The sample begins with a new line, which is no character of this text."""
+    text = tmp_path / "line.txt"
+    text.write_text("all is well that ends well. " * 60)
+    options = [*TINY, "--tokenizer", "char", "--data", text, "--steps", 1, "--batch_size", 2]
+    done = python("train.py", *options, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/sample.txt").read_text().strip()
+
+
+def test_resume_when_the_text_has_moved_and_the_metrics_are_gone(tmp_path, text):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/text.txt").write_text(text.read_text())
+    options = [*TINY, "--data", "here/text.txt", "--steps", 2, "--batch_size", 2, "--out", "run"]
+    assert python("train.py", *options, cwd=tmp_path).returncode == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')  # killed while it was written
+    resume = ["--resume", "--out", "run", "--data", "there/text.txt"]
+    done = python("train.py", *resume, cwd=tmp_path)
+    assert done.returncode == 0 and "resumed at step 2" in done.stdout, done.stderr
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 2]
+    (tmp_path / "run/metrics.jsonl").unlink()
+    done = python("train.py", *resume, cwd=tmp_path)
+    assert done.returncode == 0 and "validation loss unknown" in done.stdout, done.stderr
+    assert not done.stderr
