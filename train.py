@@ -115,9 +115,9 @@ def main(comm, argv):
                     record = evaluation(step, val_loss, data.bytes_per_token)
                     log.write(**record)
                     progress.say(evaluation_in_words(record))
-            if root and (step % config.save_interval == 0 or last):
+            if step % config.save_interval == 0 or last:
                 with timer.paused():
-                    save(out, step, config, model, optimizer, data)
+                    on_root(comm, partial(save, out, step, config, model, optimizer, data))
 
     # --- what came of it --------------------------------------------------------------------------
     if root:

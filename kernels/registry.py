@@ -10,6 +10,7 @@ implementation is tested and measured as soon as its file exists.
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -203,6 +204,8 @@ def use(choices: str) -> Iterator[None]:
 
 
 _force(_parse(env.KERNELS))
+# `kernels.use`: the folder has no __init__.py to say so, lest it become a package "kernels".
+vars(sys.modules["minillm.kernels"])["use"] = use
 
 
 def cast(args: tuple, dtype: Any) -> tuple:

@@ -67,30 +67,41 @@ def save(
         model, optimizer: arrays by name, on the host.
         tokenizer: has `save(path)`.
         state: anything JSON can hold.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk. Earlier ones stay.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     folder = out / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".tmp-*"):
-        shutil.rmtree(stale, ignore_errors=True)
     target = folder / f"step-{step:08d}"
     temporary = folder / f".tmp-{target.name}-{os.getpid()}"
-    temporary.mkdir()
-    save_file(_contiguous(model), temporary / "model.safetensors")
-    save_file(_contiguous(optimizer), temporary / "optimizer.safetensors")
-    tokenizer.save(temporary / "tokenizer.json")
-    files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-    state = {"format": FORMAT, "step": step, "files": files, **state}
-    (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for path in temporary.iterdir():
-        _flush(path)
-    if target.exists():  # the same step once more, after resuming from the one before it
-        shutil.rmtree(target)
-    temporary.rename(target)
-    _flush(folder)
-    for old in checkpoints(out)[:-keep]:
-        shutil.rmtree(old)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary.mkdir()
+        save_file(_contiguous(model), temporary / "model.safetensors")
+        save_file(_contiguous(optimizer), temporary / "optimizer.safetensors")
+        tokenizer.save(temporary / "tokenizer.json")
+        files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        state = {"format": FORMAT, "step": step, "files": files, **state}
+        (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for path in temporary.iterdir():
+            _flush(path)
+        if target.exists():  # the same step once more, after resuming from the one before it
+            shutil.rmtree(target)
+        temporary.rename(target)
+        _flush(folder)
+        for old in checkpoints(out)[:-keep]:
+            shutil.rmtree(old)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"cannot write the checkpoint {target} ({error}): make room, then go on from the last"
+            " one with --resume"
+        ) from error
     return target
 
 

@@ -35,7 +35,7 @@ def open_run(argv: list[str], ranks: int) -> Run:
         UserError: bad options; a folder that holds another run, or none.
         SystemExit: --help, or options that tyro refuses.
     """
-    if any(word in ("--resume", "--resume=True") for word in argv):
+    if "--resume" in argv:
         out = Path(peek(argv, "out") or newest_run())
         saved = checkpoint.load(out)
         if saved.path == out:

@@ -33,7 +33,9 @@ def test_an_expanded_matrix(module):
 def test_a_stack_by_one_matrix_is_one_product(monkeypatch):
     shapes = []
     product = np.matmul
-    monkeypatch.setattr(np, "matmul", lambda a, b: shapes.append(a.shape) or product(a, b))
+    monkeypatch.setattr(
+        np, "matmul", lambda a, b, **to: shapes.append(a.shape) or product(a, b, **to)
+    )
     a = np.ones((2, 5, 3, 8)).transpose(0, 2, 1, 3)  # strided: heads seen before time
     assert cpu.matmul(a, np.ones((8, 4))).shape == (2, 3, 5, 4)
     assert shapes == [(30, 8)]

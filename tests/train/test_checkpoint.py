@@ -88,8 +88,9 @@ def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_flush", full)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="cannot write.*step-00000010 .*No space left"):
         write(tmp_path, 10)
+    assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
     monkeypatch.undo()
     assert checkpoint.load(tmp_path).step == 5
     state = json.loads((tmp_path / "checkpoints/step-00000005/state.json").read_text())

@@ -14,5 +14,4 @@ def test_a_folder_taken_by_a_run_that_began_at_the_same_moment_is_left_alone(tmp
         create_folder(second)
     assert '"steps": 7' in (tmp_path / "runs/quick/config.json").read_text()
     assert str(open_run([], 1).out) == "runs/quick-2"
-    named = open_run(["--out", "runs/quick", "--steps", "9"], 1)  # without a checkpoint: its owner's
-    create_folder(named)
+    create_folder(open_run(["--out", "runs/quick"], 1))  # named: it is the user's to begin anew

@@ -25,6 +25,7 @@ PACKAGES = {
     "pooch": "pooch",
     "rich": "rich",
     "safetensors": "safetensors",
+    "threadpoolctl": "threadpoolctl",
     "tokenizers": "tokenizers",
     "tyro": "tyro",
 }
