@@ -1,10 +1,10 @@
 """The thread pool of the CPU kernels: its size, and how a loop over rows is spread over it.
 
 Kernels are compiled without the GIL and take a range of rows, so plain Python threads run them
-side by side. A loop is cut into a few pieces, and whoever is free takes the next: the caller too,
-so that it never waits for a thread that the system has not let run yet. On a busy machine that
-wait is a whole time slice, 4 ms at each of a step's hundred loops; this way such a step merely
-runs on one thread. Nothing spins. The pool has `env.THREADS` threads, the caller included.
+side by side. A loop is cut into a piece a thread, and whoever is free takes the next: the caller
+too, so that it never waits for a thread that the system has not let run yet. On a busy machine
+that wait is a whole time slice, 4 ms at each of a step's hundred loops; this way such a step
+merely runs on one thread. Nothing spins. The pool has `env.THREADS` threads, the caller included.
 
 The pieces depend on the number of threads alone, never on who runs them. Kernels that reduce over
 rows cut the rows in a fixed number of parts, so results do not depend on that number either.
@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 
 from minillm import env
-
-_PIECES_A_THREAD = 2  # more even out unequal threads, at two microseconds a piece
 
 
 class _Loop:
@@ -91,8 +89,7 @@ _VECTOR = 64  # elements that the widest vector loop takes at once
 
 
 def _bounds(n: int, grain: int) -> list[int]:
-    pieces = _PIECES_A_THREAD * env.THREADS if env.THREADS > 1 else 1
-    pieces = max(1, min(pieces, n // max(grain, 1)))
+    pieces = max(1, min(env.THREADS, n // max(grain, 1)))
     return [n * i // pieces for i in range(pieces + 1)]
 
 

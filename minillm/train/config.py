@@ -101,9 +101,9 @@ class Config:
 
     log_interval: int = 10
     """Steps between lines of metrics."""
-    eval_interval: int = 400
+    eval_interval: int = 200
     """Steps between validation losses."""
-    eval_batches: int = 40
+    eval_batches: int = 20
     """Batches a validation loss."""
     save_interval: int = 400
     """Steps between checkpoints."""
