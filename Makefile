@@ -31,6 +31,6 @@ $(VENV)/.%: setup.py pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "minillm needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)

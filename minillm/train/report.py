@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,14 @@ def conclusion(
     return (
         f"{text}\ndone in {clock(seconds)}: validation loss {val_loss}, where guessing"
         f" by frequency has {entropy:.4f}\nloss curve, sample, metrics, checkpoints: {out}/"
-        f"\nmore text: minillm generate --out {out}"
+        f"\nmore text: {_command()} generate --out {out}"
     )
+
+
+def _command() -> str:
+    """How to call the minillm command of the Python that runs this."""
+    script = Path(sys.executable).with_name("minillm")
+    return os.path.relpath(script) if script.exists() else "python -m minillm.cli"
 
 
 def not_finite(
