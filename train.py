@@ -95,8 +95,8 @@ def main(comm, argv):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 starts = loader.starts(step)
                 on_root(comm, partial(not_finite, out, step, config.seed, starts, loss, norm))
-            lr = config.learning_rate * lr_scale(step)
-            optimizer.step(clip, lr_scale(step))
+            scale = lr_scale(step)
+            optimizer.step(clip, scale)
             optimizer.zero_grad()
             step += 1
             last = step == config.steps
@@ -105,6 +105,7 @@ def main(comm, argv):
             if root:
                 progress.advance(step)
                 if step % config.log_interval == 0 or timer.steps == 1 or last:
+                    lr = config.learning_rate * scale
                     record = dict(step=step, loss=loss, lr=lr, grad_norm=norm, **timer.record())
                     log.write(**record)
                     progress.metrics(step, in_words(record))

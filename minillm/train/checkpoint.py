@@ -113,13 +113,7 @@ def load(path: Path) -> Checkpoint:
     """
     from safetensors.numpy import load_file
 
-    folder = _newest(path)
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a checkpoint of minillm: state.json: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{folder} is not a checkpoint of minillm: state.json lacks {FORMAT!r}")
+    folder, state = read_state(path)
     for name, expected in state["files"].items():
         _verify(folder / name, expected)
     return Checkpoint(
@@ -129,6 +123,22 @@ def load(path: Path) -> Checkpoint:
         load_file(folder / "optimizer.safetensors"),
         state,
     )
+
+
+def read_state(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a checkpoint, or of the newest of a run folder, and its state.json alone.
+
+    Raises:
+        UserError: there is none, or it is not one of ours.
+    """
+    folder = _newest(path)
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a checkpoint of minillm: state.json: {error}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{folder} is not a checkpoint of minillm: state.json lacks {FORMAT!r}")
+    return folder, state
 
 
 def _newest(path: Path) -> Path:

@@ -37,14 +37,14 @@ def open_run(argv: list[str], ranks: int) -> Run:
     """
     if "--resume" in argv:
         out = Path(peek(argv, "out") or newest_run())
-        saved = checkpoint.load(out)
-        if saved.path == out:
+        folder, state = checkpoint.read_state(out)
+        if folder == out:
             raise UserError(
                 f"--out {out} is a checkpoint: --resume goes on from the last one of a run's folder"
             )
-        config, changed = parse_resumed(argv, saved.state["config"])
+        config, changed = parse_resumed(argv, state["config"])
         _check_ranks(config, ranks)
-        return Run(config, out, saved.path, changed)
+        return Run(config, out, folder, changed)
     config = parse(argv)
     _check_ranks(config, ranks)
     out = Path(config.out) if config.out else _free_name(RUNS / config.preset)
