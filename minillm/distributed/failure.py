@@ -11,6 +11,7 @@ ever. So the hooks installed here print which rank failed and abort all of them.
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -57,6 +58,7 @@ def install(rank: int, size: int, abort: Callable[[int], None]) -> None:
             abort(130)
         text = "".join(traceback.format_exception(kind, error, trace))
         say(f"rank {rank} of {size} raised:\n{text}")
+        time.sleep(0.3)  # for the launcher to pass that on: it drops what is unread when it kills
         abort(1)
 
     def thread_ends(args: threading.ExceptHookArgs) -> None:
