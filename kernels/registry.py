@@ -2,17 +2,28 @@
 
 A folder `kernels/<op>/` declares its kernels once, in `__init__.py`: shapes, cost, test inputs. An
 implementation is a file beside it that defines a function of the kernel's name; its file name says
-where it runs: `reference.py` (the formula, NumPy or CuPy), `cpu.py` (NumPy arrays, the default
-there), `cpu_<variant>.py`. Tests, benchmarks and CHECK=1 all come from the declaration, so a new
-implementation is tested and measured as soon as its file exists.
+where it runs:
+
+    reference.py            the formula, NumPy or CuPy
+    cpu.py, cpu_<how>.py    NumPy arrays; cpu.py is the default there
+    numba_gpu.py            Numba CUDA, float32
+    v1_<step>.cu, v2_...    CUDA C++ that defines a __global__ of the kernel's name, launched by the
+                            function of that name in cuda.py; "cuda" is the newest of them, and the
+                            default for CuPy arrays
+
+The last two run on the GPU for CuPy arrays, and on the CPU for NumPy arrays. Tests, benchmarks and
+CHECK=1 all come from the declaration, so a new implementation is tested and measured as soon as its
+file exists.
 """
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +65,8 @@ class Kernel:
         bench: shapes to measure, as keyword arguments of `inputs`.
         cost: `cost(*args) -> Cost`, from the arguments of a call.
         mutates: positions of the arguments that are changed in place.
-        dtypes: dtypes that implementations other than the reference must handle.
+        dtypes: dtypes that cpu implementations must handle.
+        statistics: positions of floating inputs that are kept in float32 where others are narrower.
     """
 
     def __init__(
@@ -69,10 +81,11 @@ class Kernel:
         cost: Callable[..., Cost],
         mutates: tuple[int, ...] = (),
         dtypes: tuple[str, ...] = ("float32", "float64"),
+        statistics: tuple[int, ...] = (),
     ):
         self.package, self.name, self.signature = package, name, signature
         self.inputs, self.shapes, self.bench, self.cost = inputs, shapes, bench, cost
-        self.mutates, self.dtypes = mutates, dtypes
+        self.mutates, self.dtypes, self.statistics = mutates, dtypes, statistics
         self.op = package.rpartition(".")[2]
         self._resolved: dict[tuple, Callable] = {}
         KERNELS[name] = self
@@ -88,14 +101,41 @@ class Kernel:
             run = self._resolved[key] = self._resolve(first)
         return run(*args)
 
+    def drawn(self, dtype: Any, seed: int = 0, **shape: Any) -> tuple:
+        """Arguments of a call with random numbers in `dtype`, of a shape out of `shapes`."""
+        dtype = np.dtype(dtype)
+        wide = np.promote_types(dtype, np.float32)
+        args = self.inputs(np.random.default_rng(seed), **shape)
+        return tuple(
+            a.astype(wide if i in self.statistics else dtype)
+            if isinstance(a, np.ndarray) and a.dtype == np.float64
+            else a
+            for i, a in enumerate(args)
+        )
+
     def implementations(self) -> list[str]:
-        """Names of the files that implement this kernel, the reference first."""
-        path = importlib.import_module(self.package).__path__
-        names = [m.name for m in pkgutil.iter_modules(path) if self._function(m.name) is not None]
-        return sorted(names, key=lambda name: (name != "reference", name))
+        """Names of the files that implement this kernel: the reference, then the others, by name.
+
+        Those in CUDA C++ come in the order of their steps.
+        """
+        modules = [m.name for m in pkgutil.iter_modules([str(self.folder)]) if m.name != "cuda"]
+        names = [name for name in modules if self._function(name) is not None]
+        return sorted(names, key=lambda name: (name != "reference", name)) + self.cuda_steps()
+
+    def cuda_steps(self) -> list[str]:
+        """The .cu files that define this kernel, from v1 to the newest, without their endings."""
+        from minillm.kernels.runtime.cuda import program
+
+        files = sorted(self.folder.glob("v*.cu"), key=_step)
+        return [file.stem for file in files if self.name in program(file).kernels]
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where its declaration and its implementations are."""
+        return Path(importlib.import_module(self.package).__path__[0])
 
     def implementation(self, name: str) -> Callable:
-        """The function in the file `name`, uninstrumented.
+        """The function in the file `name`, uninstrumented; "cuda" is its newest .cu file.
 
         Raises:
             UserError: there is no such implementation.
@@ -107,6 +147,15 @@ class Kernel:
         return function
 
     def _function(self, name: str) -> Callable | None:
+        if name == "cuda":
+            steps = self.cuda_steps()
+            return self._function(steps[-1]) if steps else None
+        if (self.folder / f"{name}.cu").exists():
+            from minillm.kernels.runtime.cuda import program
+
+            host = getattr(importlib.import_module(f"{self.package}.cuda"), self.name)
+            source = program(self.folder / f"{name}.cu")
+            return functools.partial(host, source) if self.name in source.kernels else None
         path = f"{self.package}.{name}"
         if importlib.util.find_spec(path) is None:
             return None
@@ -114,7 +163,17 @@ class Kernel:
 
     def supports(self, name: str, dtype: str) -> bool:
         """Whether implementation `name` handles `dtype`; the reference handles all."""
-        return name == "reference" or dtype in self.dtypes
+        if name == "reference":
+            return True
+        if name == "numba_gpu":
+            return dtype == "float32"
+        if self.for_gpu(name):
+            return dtype in ("float32", "float64", "bfloat16")
+        return dtype in self.dtypes
+
+    def for_gpu(self, name: str) -> bool:
+        """Whether implementation `name` is written for a GPU, and only emulated on a CPU."""
+        return name in ("cuda", "numba_gpu") or (self.folder / f"{name}.cu").exists()
 
     def _resolve(self, array: Array) -> Callable:
         _check_forced()
@@ -138,12 +197,24 @@ class Kernel:
         if forced is not None:
             if not self.supports(forced, dtype):
                 raise UserError(f"kernel {self.name}: {forced} does not support {dtype}")
-            return forced, " (forced)"
+            if forced.startswith("cpu") and device != "cpu":
+                raise UserError(f"kernel {self.name}: {forced} takes arrays on the CPU only")
+            return self._newest(forced), " (forced)"
         if self._function(device) is None:
             return "reference", f" (no {device} implementation)"
         if not self.supports(device, dtype):
             return "reference", f" ({device} does not support {dtype})"
-        return device, ""
+        return self._newest(device), ""
+
+    def _newest(self, name: str) -> str:
+        """What "cuda" stands for; other names stand for themselves."""
+        return self.cuda_steps()[-1] if name == "cuda" else name
+
+
+def _step(file: Path) -> tuple[int, str]:
+    """v2_warp.cu before v10_cluster.cu."""
+    number = file.stem[1:].partition("_")[0]
+    return (int(number) if number.isdigit() else 0, file.stem)
 
 
 _forced: dict[str, str] = {}
@@ -206,10 +277,3 @@ def use(choices: str) -> Iterator[None]:
 _force(_parse(env.KERNELS))
 # `kernels.use`: the folder has no __init__.py to say so, lest it become a package "kernels".
 vars(sys.modules["minillm.kernels"])["use"] = use
-
-
-def cast(args: tuple, dtype: Any) -> tuple:
-    """Test inputs in `dtype`: float64 arrays are cast and copied, the rest passes through."""
-    return tuple(
-        a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in args
-    )

@@ -86,4 +86,5 @@ attention_backward = Kernel(
     shapes=_SHAPES,
     bench=_BENCH,
     cost=_cost(5, lambda dout, q, k, v, out, *_: (dout, q, k, v, out, q, k, v)),
+    statistics=(5,),
 )

@@ -46,4 +46,5 @@ rms_norm_backward = Kernel(
     shapes=_SHAPES,
     bench=_BENCH,
     cost=lambda dy, x, weight, rstd: Cost(3 * x.nbytes, 10 * x.size),
+    statistics=(3,),
 )

@@ -31,4 +31,5 @@ rotary = Kernel(
     ],  # fmt: skip
     bench=[dict(B=12, H=4, T=64, D=32), dict(B=8, H=6, T=256, D=64)],
     cost=lambda x, cos, sin, inverse: Cost(2 * x.nbytes, 3 * x.size),
+    statistics=(1, 2),
 )

@@ -11,17 +11,20 @@ import pytest
 
 from minillm import env
 from minillm.kernels.instrument import compare, outputs
-from minillm.kernels.registry import cast, declared
+from minillm.kernels.registry import declared
+from minillm.kernels.runtime import emulator
 
 KERNELS = declared()
 
 
 def drawn(kernel, shape, dtype):
-    return cast(kernel.inputs(np.random.default_rng(0), **shape), np.dtype(dtype))
+    return kernel.drawn(dtype, **shape)
 
 
 def run(kernel, implementation, args):
     """Everything a call produced, in the caller's copies of `args`."""
+    if kernel.for_gpu(implementation) and not emulator.available():
+        pytest.skip("emulating GPU kernels needs g++")
     return outputs(kernel, kernel.implementation(implementation)(*args), args)
 
 
@@ -56,9 +59,31 @@ def test_agrees_with_the_float64_reference(kernel, implementation, dtype, shape)
     assert [a.dtype for a in got] == dtypes
 
 
+def _emulated():
+    for kernel in KERNELS.values():
+        for implementation in filter(kernel.for_gpu, kernel.implementations()):
+            for dtype in ("float32", "bfloat16"):
+                if kernel.supports(implementation, dtype):
+                    for i, shape in enumerate(kernel.shapes):
+                        name = f"{kernel.name}-{implementation}-{dtype}-{i}"
+                        yield pytest.param(kernel, implementation, dtype, shape, id=name)
+
+
+@pytest.mark.parametrize(("kernel", "implementation", "dtype", "shape"), list(_emulated()))
+def test_result_does_not_depend_on_the_order_of_gpu_threads(kernel, implementation, dtype, shape):
+    want = run(kernel, implementation, drawn(kernel, shape, dtype))
+    for order, seed in (("reverse", 0), ("random", 1)):
+        with emulator.options(order, seed):
+            got = run(kernel, implementation, drawn(kernel, shape, dtype))
+        for forward, other in zip(want, got):
+            assert forward.tobytes() == other.tobytes(), order
+
+
 def _threaded():
     for kernel in KERNELS.values():
         for implementation in kernel.implementations()[1:]:
+            if kernel.for_gpu(implementation):
+                continue
             for i, shape in enumerate([*kernel.shapes, kernel.bench[0]]):
                 name = f"{kernel.name}-{implementation}-{i}"
                 yield pytest.param(kernel, implementation, shape, id=name)

@@ -1,0 +1,384 @@
+// Runs a grid: blocks in turn, a block's threads as fibers, until each has returned. Barriers and
+// warp operations live here, and with them what is reported when threads do not meet.
+#include <sys/mman.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "state.h"
+
+static const int MOST_THREADS = 1024;
+static const long STACK = 64 << 10;
+
+Thread* now;
+Thread* threads;
+Block block;
+emu_options options;
+
+static Fiber scheduler;
+static char* stacks;
+static char error[4096];
+static bool failed;
+static int turn[MOST_THREADS];
+static emu_entry entry;
+static void** arguments;
+static long dynamic_bytes;
+static uint16_t warp_clock[MOST_THREADS / 32];
+static uint32_t random_state;
+
+const char* emu_error(void) { return error; }
+
+const char* who_is(int id, char* to) {
+    const Thread& t = threads[id];
+    sprintf(to, "block (%u,%u,%u) thread (%u,%u,%u)", block.index[0], block.index[1],
+            block.index[2], t.index[0], t.index[1], t.index[2]);
+    return to;
+}
+
+const char* who(const Thread& t, char* to) { return who_is(t.id, to); }
+
+static void leave() { fiber_switch(now->fiber, scheduler); }
+
+static void say(const char* format, va_list values) {
+    vsnprintf(error, sizeof error, format, values);
+    failed = true;
+}
+
+void fail(const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    say(format, values);
+    va_end(values);
+    leave();
+    __builtin_unreachable();  // a failed launch never comes back to its fibers
+}
+
+static void report(const char* format, ...) __attribute__((format(printf, 1, 2)));
+static void report(const char* format, ...) {  // from the scheduler itself
+    va_list values;
+    va_start(values, format);
+    say(format, values);
+    va_end(values);
+}
+
+// ---------------------------------------------------------------- barriers
+
+static void wait_for(Wait what, int line) {
+    now->wait = what;
+    now->line = line;
+    leave();
+}
+
+void emu_syncthreads(int line) { wait_for(AT_BLOCK, line); }
+
+int emu_syncthreads_count(int predicate, int line) {
+    now->predicate = predicate != 0;
+    wait_for(AT_BLOCK, line);
+    return (int)now->result;
+}
+
+static void open_barrier() {
+    uint64_t count = 0;
+    for (int i = 0; i < block.threads; i++) count += threads[i].predicate;
+    for (int i = 0; i < block.threads; i++) {
+        threads[i].result = count;
+        threads[i].predicate = 0;
+        threads[i].wait = READY;
+    }
+    int warps = (block.threads + 31) / 32;
+    for (int w = 0; w < warps; w++) {
+        if (options.profile) profile_flush_warp(w);
+        if (!warp_clock[w]) continue;
+        warp_clock[w] = 0;
+        for (int i = w * 32; i < block.threads && i < w * 32 + 32; i++) {
+            threads[i].clock = 0;
+            memset(threads[i].seen, 0, sizeof threads[i].seen);
+        }
+    }
+    block.epoch++;
+}
+
+// ---------------------------------------------------------------- warp operations
+
+static Thread* lanes() { return threads + (now->id & ~31); }
+static int lane_count() {
+    int left = block.threads - (now->id & ~31);
+    return left < 32 ? left : 32;
+}
+
+static void finish_sync(Thread* lane, unsigned mask) {
+    uint16_t clock = ++warp_clock[now->warp], seen[32] = {};
+    for (int i = 0; i < 32; i++) {
+        if (!(mask >> i & 1)) continue;
+        for (int j = 0; j < 32; j++)
+            if (lane[i].seen[j] > seen[j]) seen[j] = lane[i].seen[j];
+    }
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1) seen[i] = clock;
+    for (int i = 0; i < 32; i++) {
+        if (!(mask >> i & 1)) continue;
+        memcpy(lane[i].seen, seen, sizeof seen);
+        lane[i].clock = clock;
+    }
+}
+
+static void finish_shuffle(Thread* lane, unsigned mask) {
+    for (int i = 0; i < 32; i++) {
+        if (!(mask >> i & 1)) continue;
+        const Thread& t = lane[i];
+        int first = i & ~(t.width - 1), last = first + t.width - 1, from = i;
+        if (t.kind == 0) from = first + (t.source & (t.width - 1));
+        if (t.kind == 1) from = i - t.source < first ? i : i - t.source;
+        if (t.kind == 2) from = i + t.source > last ? i : i + t.source;
+        if (t.kind == 3) from = (i ^ t.source) > last ? i : i ^ t.source;
+        if (!(mask >> from & 1)) {
+            char me[96];
+            fail("shuffle reads lane %d, which is not in its mask 0x%08x\n  %s, line %d", from,
+                 mask, who(t, me), t.line);
+        }
+        lane[i].result = lane[from].value;
+    }
+}
+
+static void finish_ballot(Thread* lane, unsigned mask) {
+    unsigned votes = 0;
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1 && lane[i].value) votes |= 1u << i;
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1) lane[i].result = votes;
+}
+
+// The last lane of `mask` to arrive finishes the operation for all and runs on; the others wait.
+static uint64_t warp_operation(int op, unsigned mask, int line) {
+    static const char* const NAME[] = {"__syncwarp", "shuffle", "ballot"};
+    Thread* lane = lanes();
+    int count = lane_count();
+    char me[96], other[96];
+    unsigned present = count == 32 ? ~0u : (1u << count) - 1;
+    if (!(mask >> now->lane & 1))
+        fail("%s with mask 0x%08x, in which its own lane %d is missing\n  %s, line %d", NAME[op],
+             mask, now->lane, who(*now, me), line);
+    mask &= present;  // a block that is not whole warps: the lanes beyond it do not exist
+    now->op = op;
+    now->mask = mask;
+    now->line = line;
+    now->wait = AT_WARP;
+    bool all = true;
+    for (int i = 0; i < count; i++) {
+        const Thread& t = lane[i];
+        if (!(mask >> i & 1) || &t == now) continue;
+        if (t.wait == RETURNED)
+            fail("%s waits for lane %d (mask 0x%08x), which has returned\n  %s, line %d\n  %s",
+                 NAME[op], i, mask, who(*now, me), line, who(t, other));
+        if (t.wait == AT_WARP && (t.op != op || t.mask != mask || t.line != line))
+            fail("divergent warp: lanes of one mask wait at different operations\n"
+                 "  %s at %s, line %d, mask 0x%08x\n  %s at %s, line %d, mask 0x%08x",
+                 who(*now, me), NAME[op], line, mask, who(t, other), NAME[t.op], t.line, t.mask);
+        all &= t.wait == AT_WARP;
+    }
+    if (!all) {
+        leave();
+        return now->result;
+    }
+    if (op == OP_SYNC) finish_sync(lane, mask);
+    if (op == OP_SHUFFLE) finish_shuffle(lane, mask);
+    if (op == OP_BALLOT) finish_ballot(lane, mask);
+    for (int i = 0; i < count; i++)
+        if (mask >> i & 1) lane[i].wait = READY;
+    if (options.profile && mask == present) profile_flush_warp(now->warp);
+    return now->result;
+}
+
+void emu_syncwarp(unsigned mask, int line) { warp_operation(OP_SYNC, mask, line); }
+
+unsigned long long emu_shuffle(int kind, unsigned mask, unsigned long long bits, int lane,
+                               int width, int line) {
+    char me[96];
+    if (width < 1 || width > 32 || width & (width - 1))
+        fail("shuffle with width %d: it must be a power of two up to 32\n  %s, line %d", width,
+             who(*now, me), line);
+    now->kind = kind;
+    now->source = lane;
+    now->width = width;
+    now->value = bits;
+    return warp_operation(OP_SHUFFLE, mask, line);
+}
+
+unsigned emu_ballot(unsigned mask, int predicate, int line) {
+    now->value = predicate != 0;
+    return (unsigned)warp_operation(OP_BALLOT, mask, line);
+}
+
+unsigned emu_activemask(void) {
+    unsigned active = 0;
+    Thread* lane = lanes();
+    for (int i = 0; i < lane_count(); i++)
+        if (lane[i].wait == READY) active |= 1u << i;
+    return active;
+}
+
+void emu_trap(const char* what, int line) {
+    char me[96];
+    fail("%s\n  %s, line %d", what, who(*now, me), line);
+}
+
+unsigned emu_index(int what) {
+    const unsigned* of[] = {now->index, block.index, block.dim, block.grid};
+    return of[what / 3][what % 3];
+}
+
+// ---------------------------------------------------------------- a block
+
+static void run_thread() {
+    entry(arguments);
+    now->wait = RETURNED;
+    leave();
+}
+
+static void begin_block() {
+    block.block_start = ++block.epoch;
+    block.acquired = block.did_atomic = false;
+    memset(warp_clock, 0, sizeof warp_clock);
+    for (int i = 0; i < block.threads; i++) {
+        Thread& t = threads[i];
+        t.id = i;
+        t.lane = i & 31;
+        t.warp = i >> 5;
+        t.index[0] = i % block.dim[0];
+        t.index[1] = i / block.dim[0] % block.dim[1];
+        t.index[2] = i / (block.dim[0] * block.dim[1]);
+        t.wait = READY;
+        t.predicate = t.clock = 0;
+        memset(t.seen, 0, sizeof t.seen);
+        // Tops of stacks start at different cache sets: a whole number of KB apart they would meet.
+        t.stack = stacks + i * STACK;
+        t.stack_end = t.stack + STACK - (i & 31) * 128;
+        fiber_start(t.fiber, t.stack, t.stack_end - t.stack, run_thread);
+    }
+    memory_begin_block();
+    if (dynamic_bytes) shared_reserve(dynamic_bytes, 128, "dynamic shared memory", true);
+}
+
+static uint32_t next_random() {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 17;
+    return random_state ^= random_state << 5;
+}
+
+static void choose_turns() {
+    int n = block.threads;
+    for (int i = 0; i < n; i++) turn[i] = options.order == 1 ? n - 1 - i : i;
+    if (options.order == 2)
+        for (int i = n - 1; i > 0; i--) std::swap(turn[i], turn[next_random() % (i + 1)]);
+}
+
+// All threads at the barrier: open it, unless they came to different ones.
+static bool meet() {
+    const Thread* first = nullptr;
+    for (int i = 0; i < block.threads; i++) {
+        const Thread& t = threads[i];
+        char one[96], other[96];
+        if (!first) first = &t;
+        if (t.wait == first->wait && t.line == first->line) continue;
+        const Thread &waits = t.wait == AT_BLOCK ? t : *first, &gone = &waits == &t ? *first : t;
+        if (gone.wait == RETURNED)
+            report("divergent barrier: one thread waits at __syncthreads, another has returned\n"
+                   "  %s waits, line %d\n  %s has returned", who(waits, one), waits.line,
+                   who(gone, other));
+        else
+            report("divergent barrier: threads of one block wait at different __syncthreads\n"
+                   "  %s, line %d\n  %s, line %d", who(*first, one), first->line, who(t, other),
+                   t.line);
+        return false;
+    }
+    open_barrier();
+    return true;
+}
+
+static void report_deadlock() {
+    static const char* const AT[] = {"", "__syncthreads", "a warp operation", ""};
+    char text[2048] = "", name[96];
+    int used = 0, shown = 0;
+    for (int i = 0; i < block.threads; i++) {
+        const Thread& t = threads[i];
+        if (i && t.wait == threads[i - 1].wait && t.line == threads[i - 1].line) continue;
+        if (++shown > 8) break;
+        int more = 0;
+        while (i + more < block.threads && threads[i + more].wait == t.wait &&
+               (t.wait == RETURNED || threads[i + more].line == t.line)) more++;
+        used += snprintf(text + used, sizeof text - used, "\n  %s%s", who(t, name),
+                         more > 1 ? " and those after it" : "");
+        if (t.wait == RETURNED)
+            used += snprintf(text + used, sizeof text - used, ": returned");
+        else if (t.wait == AT_WARP)
+            used += snprintf(text + used, sizeof text - used, ": at %s, line %d, for lanes 0x%08x",
+                             AT[t.wait], t.line, t.mask);
+        else
+            used += snprintf(text + used, sizeof text - used, ": at %s, line %d", AT[t.wait],
+                             t.line);
+    }
+    report("deadlock: no thread of the block can go on%s", text);
+}
+
+static bool run_block() {
+    begin_block();
+    choose_turns();
+    for (;;) {
+        int returned = 0, waiting = 0, ready = 0;
+        for (int i = 0; i < block.threads; i++) {
+            Thread& t = threads[turn[i]];
+            if (t.wait != READY) continue;
+            now = &t;
+            fiber_switch(scheduler, t.fiber);
+            if (failed) return false;
+        }
+        for (int i = 0; i < block.threads; i++) {
+            returned += threads[i].wait == RETURNED;
+            waiting += threads[i].wait == AT_BLOCK;
+            ready += threads[i].wait == READY;
+        }
+        if (ready) continue;
+        if (returned == block.threads) break;
+        if (waiting && waiting + returned == block.threads) {
+            if (!meet()) return false;
+            if (options.order == 2) choose_turns();
+        } else {
+            report_deadlock();
+            return false;
+        }
+    }
+    if (options.profile)
+        for (int w = 0; w < (block.threads + 31) / 32; w++) profile_flush_warp(w);
+    return true;
+}
+
+int emu_launch(emu_entry run, void** args, const unsigned grid[3], const unsigned dim[3],
+               long shared_bytes, const emu_options* how) {
+    if (!threads) {
+        threads = new Thread[MOST_THREADS]();
+        stacks = (char*)mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    entry = run;
+    arguments = args;
+    dynamic_bytes = shared_bytes;
+    options = *how;
+    random_state = options.seed * 2654435761u + 1;
+    failed = false;
+    error[0] = 0;
+    memcpy(block.dim, dim, sizeof block.dim);
+    memcpy(block.grid, grid, sizeof block.grid);
+    block.threads = (int)(dim[0] * dim[1] * dim[2]);
+    block.launch_start = ++block.epoch;
+    memory_begin_launch();
+    profile_begin_launch();
+    for (unsigned z = 0; z < grid[2]; z++)
+        for (unsigned y = 0; y < grid[1]; y++)
+            for (unsigned x = 0; x < grid[0]; x++) {
+                block.index[0] = x, block.index[1] = y, block.index[2] = z;
+                if (!run_block()) return 1;
+            }
+    return 0;
+}

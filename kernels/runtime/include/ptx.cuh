@@ -1,0 +1,56 @@
+// The one header with inline PTX. Each function has two bodies: the instruction for the GPU, and
+// the same in plain C++ for the emulator.
+#pragma once
+
+namespace ptx {
+
+#ifndef MINILLM_EMULATOR
+
+__device__ __forceinline__ unsigned short bf16_from_float(float x) {
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+__device__ __forceinline__ unsigned short fp16_from_float(float x) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+__device__ __forceinline__ float float_from_fp16(unsigned short bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
+#else
+
+inline unsigned short bf16_from_float(float x) {
+    unsigned u = __float_as_uint(x);
+    if (x != x) return 0x7fff;
+    return (unsigned short)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+inline unsigned short fp16_from_float(float x) {
+    unsigned u = __float_as_uint(x), sign = u >> 16 & 0x8000, size = u & 0x7fffffff;
+    if (x != x) return 0x7fff;
+    if (size >= 0x477ff000) return (unsigned short)(sign | 0x7c00);  // rounds to 65536 or more
+    if (size < 0x38800000) {                                        // subnormal: steps of 2^-24
+        float steps = __uint_as_float(size) * 16777216.0f;
+        return (unsigned short)(sign | (unsigned)rint(steps));
+    }
+    return (unsigned short)(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));
+}
+
+inline float float_from_fp16(unsigned short bits) {
+    unsigned sign = (bits & 0x8000u) << 16, size = bits & 0x7fffu;
+    float x = size >= 0x7c00 ? __uint_as_float(0x7f800000 | (size & 0x3ff) << 13)
+            : size >= 0x0400 ? __uint_as_float((size << 13) + 0x38000000)
+                             : (float)size / 16777216.0f;
+    return __uint_as_float(__float_as_uint(x) | sign);
+}
+
+#endif
+
+}  // namespace ptx
