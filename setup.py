@@ -25,7 +25,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["minillm", "minillm.*"]),
-    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h"]},
+    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h", "*.cpp"]},
     install_requires=[
         "matplotlib>=3.8",
         "ml-dtypes>=0.4",

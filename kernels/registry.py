@@ -103,6 +103,8 @@ class Kernel:
 
     def drawn(self, dtype: Any, seed: int = 0, **shape: Any) -> tuple:
         """Arguments of a call with random numbers in `dtype`, of a shape out of `shapes`."""
+        if dtype == "bfloat16":
+            importlib.import_module("ml_dtypes")  # NumPy knows it from then on
         dtype = np.dtype(dtype)
         wide = np.promote_types(dtype, np.float32)
         args = self.inputs(np.random.default_rng(seed), **shape)

@@ -13,6 +13,7 @@ from minillm.errors import UserError
 COMMANDS = {
     "generate": "sample text from a trained run",
     "data": "what is cached; encode a text now",
+    "emulate": "run CUDA kernels on the CPU: races, sectors, bank conflicts, line by line",
     "doctor": "check MPI, compiler, BLAS, threads and GPU; print the fix for what is wrong",
 }
 

@@ -20,7 +20,7 @@ from minillm.errors import UserError
 
 _HERE = Path(__file__).parent
 INCLUDE = _HERE.parent / "include"
-_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w"]
+_FLAGS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w"]
 # What would merge or hide single accesses, and what CUDA promises that C++ does not.
 _KERNEL_FLAGS = [
     *_FLAGS, "-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize",
@@ -193,7 +193,7 @@ def source_lines(library: Path, addresses: list[int]) -> list[str]:
 
 
 def _chain(block: str) -> str:
-    """The lines of one address that are ours, innermost first: `reduce.cuh:12, called at v1.cu:9`"""
+    """The lines of one address that are ours, innermost first: `a.cuh:12, called at op/v1.cu:9`."""
     kept = []
     for line in block.splitlines():
         file, _, number = line.partition(" ")[0].rpartition(":")

@@ -35,12 +35,11 @@ template <int... I> struct Sequence {};
 
 // Calls a kernel with arguments from an array of pointers, as cudaLaunchKernel does.
 template <typename... A, int... I>
-__attribute__((no_sanitize("thread")))
-inline void call(void (*kernel)(A...), void** args, Sequence<I...>) {
+__attribute__((no_sanitize("thread"), noipa))  // its own reads are no business of the kernel's
+void call(void (*kernel)(A...), void** args, Sequence<I...>) {
     kernel(*static_cast<A*>(args[I])...);
 }
 template <typename... A>
-__attribute__((no_sanitize("thread")))
 inline void call(void (*kernel)(A...), void** args) {
     call(kernel, args, Sequence<__integer_pack(sizeof...(A))...>{});
 }
@@ -52,6 +51,8 @@ inline void call(void (*kernel)(A...), void** args) {
 #define blockDim (emu::Index{emu_index(6), emu_index(7), emu_index(8)})
 #define gridDim (emu::Index{emu_index(9), emu_index(10), emu_index(11)})
 static const int warpSize = 32;
+
+extern "C" void* memcpy(void*, const void*, size_t);
 
 #include "cuda_math.h"
 #include "cuda_vectors.h"

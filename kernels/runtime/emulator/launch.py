@@ -8,11 +8,11 @@ lands in a neighbour. Arrays that share memory share it here too.
 import ctypes
 import functools
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,9 +51,18 @@ class Line(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Launched(NamedTuple):
+    """The counts of one launch: the kernel, its library, where that was loaded, its accesses."""
+
+    kernel: str
+    file: Path
+    base: int
+    lines: list[Line]
+
+
 class _Settings(threading.local):
     order, seed = "forward", 0
-    profile: "list | None" = None
+    profile: list[Launched] | None = None
 
 
 _settings = _Settings()
@@ -76,8 +85,8 @@ def options(order: str = "forward", seed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def profiled() -> Iterator[list]:
-    """Count the accesses of the launches inside; yields a list of (kernel, library, lines)."""
+def profiled() -> Iterator[list[Launched]]:
+    """Count the accesses of the launches inside, one entry each; report.table() prints them."""
     before, _settings.profile = _settings.profile, []
     try:
         yield _settings.profile
@@ -154,7 +163,9 @@ def launch(path, expressions, kernel, grid, block, arguments, arrays, shared=0) 
         if not error:
             memory.copy_back()
             if _settings.profile is not None:
-                _settings.profile.append((expressions[kernel], file, library, _lines()))
+                _settings.profile.append(
+                    Launched(expressions[kernel], file, _base_address(library), _lines())
+                )
     if error:
         where = f"{path.parent.name}/{path.name}: {expressions[kernel]}"
         raise KernelFault(f"{where}: {_located(error, library, file)}")
@@ -165,7 +176,7 @@ def _lines() -> list[Line]:
     return list(buffer[: min(4096, runtime().emu_profile(buffer, 4096))])
 
 
-def base_address(library: ctypes.CDLL) -> int:
+def _base_address(library: ctypes.CDLL) -> int:
     """Where a kernel library was loaded."""
     entry = ctypes.cast(library.emu_entry_0, ctypes.c_void_p).value
     info = (ctypes.c_void_p * 4)()
@@ -175,7 +186,7 @@ def base_address(library: ctypes.CDLL) -> int:
 
 def _located(error: str, library: ctypes.CDLL, file: Path) -> str:
     """The message with source lines in the place of addresses."""
-    base = base_address(library)
+    base = _base_address(library)
     found = re.findall(r"\{pc:(0x[0-9a-f]+)\}", error)
     lines = build.source_lines(file, [int(pc, 16) - base for pc in found])
     for pc, line in zip(found, lines):
@@ -207,9 +218,7 @@ class _Memory:
     """Copies of the arrays' bytes in one block, with zones between, and where each begins."""
 
     def __init__(self, arrays):
-        extents = sorted(
-            (*_extent(array), i) for i, (_, _, array, _) in enumerate(arrays)
-        )
+        extents = sorted((*_extent(array), i) for i, (_, _, array, _) in enumerate(arrays))
         spans: list[list] = []  # [low, high, members] of arrays that overlap
         for low, high, i in extents:
             if spans and low < spans[-1][1]:
@@ -248,8 +257,3 @@ def _pool(size: int) -> np.ndarray:
     if "block" not in _pools or _pools["block"].size < size:
         _pools["block"] = np.empty(size * 3 // 2, np.uint8)
     return _pools["block"]
-
-
-def has_addr2line() -> bool:
-    """Whether faults can name their source lines."""
-    return shutil.which("addr2line") is not None

@@ -51,6 +51,13 @@ static long wavefronts(const uintptr_t* address, int n, int size) {
     return waves;
 }
 
+static long different(const uintptr_t* address, int n) {
+    uintptr_t seen[32];
+    std::copy(address, address + n, seen);
+    std::sort(seen, seen + n);
+    return std::unique(seen, seen + n) - seen;
+}
+
 static void count(const Access& a, const uintptr_t* address, int n) {
     emu_line& line = lines[a.pc];
     line.pc = a.pc, line.space = a.space, line.kind = a.kind, line.size = a.size;
@@ -58,7 +65,7 @@ static void count(const Access& a, const uintptr_t* address, int n) {
     line.requests++;
     if (a.space == EMU_GLOBAL) {
         line.units += sectors(address, n, a.size);
-        line.ideal += (n * a.size + 31) / 32;
+        line.ideal += (different(address, n) * a.size + 31) / 32;
     } else {
         int together = a.size <= 4 ? 32 : 128 / a.size;
         line.units += wavefronts(address, n, a.size);

@@ -1,0 +1,92 @@
+"""`minillm emulate`: run a CUDA kernel's steps on the CPU and show what each would move on a GPU.
+
+Every access is checked for races and bounds, the result is compared with the reference, and the
+sectors and bank conflicts of each source line are counted. No GPU is needed; no time is predicted.
+"""
+
+import ast
+from dataclasses import dataclass
+from typing import Literal
+
+from minillm.errors import UserError
+from minillm.kernels import registry
+from minillm.kernels.instrument import compare, outputs
+from minillm.kernels.registry import Kernel
+from minillm.kernels.runtime import emulator
+from minillm.kernels.runtime.emulator import report
+
+
+@dataclass(frozen=True)
+class Options:
+    """Count what the CUDA steps of a kernel move, line by line, on any CPU."""
+
+    step: str = ""
+    """One implementation, v1_naive say; empty: all of them, one after the other."""
+    shape: str = ""
+    """Sizes as the kernel's declaration names them: "N=256, C=768". Empty: one of its tests'."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Element type T."""
+    order: Literal["forward", "reverse", "random"] = "forward"
+    """In which order a block's threads run."""
+    seed: int = 0
+    """Of the inputs and of the random order."""
+    lines: bool = False
+    """A row for each source line, not only the totals."""
+
+
+def main(argv: list[str]) -> int:
+    """Parse `KERNEL [options]` and print a table a step."""
+    import tyro
+
+    kernels = registry.declared()
+    with_cuda = {name: k for name, k in kernels.items() if k.cuda_steps()}
+    if not argv or argv[0].startswith("-"):
+        tyro.cli(Options, args=argv, prog="minillm emulate KERNEL", use_underscores=True)
+        raise UserError(f"name a kernel: {', '.join(with_cuda)}")
+    name, options = (
+        argv[0],
+        tyro.cli(Options, args=argv[1:], prog=f"minillm emulate {argv[0]}", use_underscores=True),
+    )
+    chosen = [k for k in with_cuda.values() if name in (k.name, k.op)]
+    if not chosen:
+        raise UserError(f"no CUDA kernel is called {name!r}: choose {', '.join(with_cuda)}")
+    emulator.runtime()  # no g++: said here, before anything is printed
+    for kernel in chosen:
+        _emulate(kernel, options)
+    return 0
+
+
+def _emulate(kernel: Kernel, options: Options) -> None:
+    shape = _shape(kernel, options.shape)
+    words = ", ".join(f"{key}={value}" for key, value in shape.items())
+    print(f"{kernel.name}: {kernel.signature}\n{words}, {options.dtype}")
+    steps = kernel.cuda_steps()
+    if options.step and options.step not in steps:
+        raise UserError(f"{kernel.name} has no step {options.step!r}: it has {', '.join(steps)}")
+    for step in [options.step] if options.step else steps:
+        args = kernel.drawn(options.dtype, options.seed, **shape)
+        want = outputs(kernel, kernel.implementation("reference")(*args), args)
+        args = kernel.drawn(options.dtype, options.seed, **shape)  # some are changed in place
+        with emulator.options(options.order, options.seed), emulator.profiled() as log:
+            result = kernel.implementation(step)(*args)
+        compare(kernel, step, outputs(kernel, result, args), want)
+        print(f"\n{step}: as the reference, no race, nothing out of bounds")
+        print(report.table(log, options.lines))
+    print()
+
+
+def _shape(kernel: Kernel, given: str) -> dict:
+    """The declaration's own shape with most elements to move, changed by what was given."""
+    shape = dict(max(kernel.shapes, key=lambda s: kernel.cost(*kernel.drawn("float32", **s)).bytes))
+    try:
+        call = ast.parse(f"shape({given})", mode="eval").body
+        changes = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        if call.args or None in changes:
+            raise ValueError
+    except (SyntaxError, ValueError):
+        raise UserError(f'--shape {given!r}: write it as "N=256, C=768"') from None
+    if unknown := sorted(changes.keys() - shape.keys()):
+        raise UserError(
+            f"--shape: {kernel.name} has no {', '.join(unknown)}; its sizes are {', '.join(shape)}"
+        )
+    return shape | changes

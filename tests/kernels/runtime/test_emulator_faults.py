@@ -1,0 +1,266 @@
+"""Planted bugs: the emulator must report each, with its kind, its place, and who did it."""
+
+import numpy as np
+import pytest
+
+from minillm.kernels.runtime import emulator
+from minillm.kernels.runtime.cuda import Program
+
+pytestmark = pytest.mark.skipif(not emulator.available(), reason="the emulator needs g++")
+
+ORDERS = ("forward", "reverse", "random")
+
+
+def program(folder, body, parameters="float* y, const float* x, int n", before=""):
+    """A Program of one kernel `k`; its body starts on line 5."""
+    path = folder / "planted.cu"
+    path.write_text(
+        f'#include "reduce.cuh"\nconstexpr int THREADS = 64;\n{before}\n'
+        f"__global__ void k({parameters}) {{\n{body}\n}}\n"
+    )
+    return Program(path)
+
+
+def run(planted, n=256, grid=4, order="forward", **how):
+    """Launch on `n` elements; what it wrote."""
+    x, y = np.arange(n, dtype=np.float32), np.full(n, np.nan, np.float32)
+    with emulator.options(order):
+        planted.launch("k", x.dtype, grid, y, x, n, **how)
+    return y
+
+
+def fault(planted, order="forward", **how):
+    """The report of a launch that must fail."""
+    with pytest.raises(emulator.KernelFault) as error:
+        run(planted, order=order, **how)
+    return str(error.value)
+
+
+REVERSE = """__shared__ float tile[64];
+int t = threadIdx.x, i = blockIdx.x * 64 + t;
+tile[t] = x[i];
+{barrier}
+y[i] = tile[63 - t];"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_missing_barrier_is_a_race(tmp_path, order):
+    text = fault(program(tmp_path, REVERSE.format(barrier="")), order)
+    assert "race on shared tile" in text or "read of shared tile" in text
+    assert "planted.cu:9" in text
+    assert "block (0,0,0) thread (" in text
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_same_with_its_barrier_is_right(tmp_path, order):
+    y = run(program(tmp_path, REVERSE.format(barrier="__syncthreads();")), order=order)
+    assert (y == np.arange(256).reshape(4, 64)[:, ::-1].reshape(-1)).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_missing_second_barrier_is_a_race(tmp_path, order):
+    body = """__shared__ float s;
+for (int round = 0; round < 2; round++) {
+    if (threadIdx.x == 0) s = round;
+    __syncthreads();
+    y[blockIdx.x * 64 + threadIdx.x] = s;
+}"""
+    text = fault(program(tmp_path, body), order)
+    assert "read-write race on shared s" in text
+    assert "planted.cu:7" in text and "planted.cu:9" in text
+
+
+def test_two_writers_of_one_shared_word(tmp_path):
+    body = "__shared__ float s;\ns = threadIdx.x;\n__syncthreads();\ny[threadIdx.x] = s;"
+    text = fault(program(tmp_path, body))
+    assert "write-write race on shared s" in text and "planted.cu:6" in text
+    assert "thread (0,0,0)" in text and "thread (1,0,0)" in text
+
+
+def test_two_blocks_that_write_one_element(tmp_path):
+    text = fault(program(tmp_path, "if (threadIdx.x == 0) y[0] += x[blockIdx.x];"))
+    assert "race on global y[0]" in text
+    assert "block (0,0,0)" in text and "block (1,0,0)" in text
+
+
+def test_a_block_that_reads_what_another_wrote(tmp_path):
+    body = "int i = blockIdx.x * 64 + threadIdx.x;\ny[i] = i < 64 ? x[i] : y[i - 64];"
+    text = fault(program(tmp_path, body))
+    assert "read-write race on global y[0]" in text and "planted.cu:6" in text
+
+
+def test_atomics_do_not_race(tmp_path):
+    y = run(program(tmp_path, "if (threadIdx.x + blockIdx.x == 0) y[1] = 0; atomicAdd(y + 2, 1);"))
+    assert np.isnan(y[2]) and y[1] == 0
+
+
+def test_an_atomic_and_a_plain_write_race(tmp_path):
+    text = fault(program(tmp_path, "if (threadIdx.x == 5) y[0] = 1; else atomicAdd(y, 1.0f);"))
+    assert "race on global y[0]" in text and "atomic" in text
+
+
+LAST_BLOCK = """__shared__ bool last;
+int t = threadIdx.x;
+if (t == 0) {{
+    y[blockIdx.x] = x[blockIdx.x];
+    {fence}
+    last = atomicAdd(y + 100, 1.0f) == gridDim.x - 1;
+    {fence}
+}}
+__syncthreads();
+if (last && t == 0) y[50] = y[0] + y[1] + y[2] + y[3];"""
+
+
+def test_the_last_block_may_read_the_others_work_after_fences(tmp_path):
+    planted = program(tmp_path, LAST_BLOCK.format(fence="__threadfence();"))
+    x, y = np.arange(256, dtype=np.float32), np.zeros(256, np.float32)
+    planted.launch("k", x.dtype, 4, y, x, 256)
+    assert y[50] == 0 + 1 + 2 + 3
+    with pytest.raises(emulator.KernelFault, match="race on global y"):
+        program(tmp_path, LAST_BLOCK.format(fence="")).launch("k", x.dtype, 4, y * 0, x, 256)
+
+
+@pytest.mark.parametrize(("index", "at"), [("i + 1", "y[256]"), ("i - 1", "y[-1]")])
+def test_off_by_one_of_global_memory(tmp_path, index, at):
+    text = fault(program(tmp_path, f"int i = blockIdx.x * 64 + threadIdx.x;\ny[{index}] = x[i];"))
+    assert f"out of bounds: global write of 4 bytes at {at}, which has 256 elements" in text
+    assert "planted.cu:6" in text
+    who = "block (3,0,0) thread (63,0,0)" if "+" in index else "block (0,0,0) thread (0,0,0)"
+    assert who in text
+
+
+def test_far_out_of_bounds(tmp_path):
+    text = fault(program(tmp_path, "y[0] = x[1000 * 1000 * 1000ll];"))
+    assert "out of bounds: global read of 4 bytes at " in text and "planted.cu:5" in text
+
+
+def test_off_by_one_of_shared_memory(tmp_path):
+    body = "__shared__ float a[64], b[64];\nif (threadIdx.x == 0) b[0] = 0;\n"
+    body += "a[threadIdx.x + 1] = x[threadIdx.x];"
+    text = fault(program(tmp_path, body))
+    assert "out of bounds: shared write of 4 bytes at byte 256 of a, which has 256" in text
+    assert "thread (63,0,0)" in text and "planted.cu:7" in text
+
+
+def test_off_by_one_of_dynamic_shared_memory(tmp_path):
+    body = "extern __shared__ float s[];\ns[threadIdx.x + 1] = 0;\n"
+    text = fault(program(tmp_path, body), shared=256)
+    assert "at byte 256 of dynamic shared memory, which has 256" in text
+    assert "0 bytes" in fault(program(tmp_path, body))
+
+
+def test_shared_memory_that_nothing_has_written(tmp_path):
+    body = """__shared__ float s[64];
+if (threadIdx.x < 32) s[threadIdx.x] = 0;
+__syncthreads();
+y[threadIdx.x] = s[threadIdx.x];"""
+    text = fault(program(tmp_path, body))
+    assert "read of shared s at byte 128, which no thread of this block has written" in text
+    assert "thread (32,0,0)" in text and "planted.cu:8" in text
+
+
+def test_shared_memory_does_not_outlive_its_block(tmp_path):
+    body = """__shared__ float s;
+if (blockIdx.x == 0) s = 1;
+__syncthreads();
+y[threadIdx.x + 64 * blockIdx.x] = blockIdx.x ? s : 0;"""
+    source = body.replace("if (blockIdx.x == 0)", "if (blockIdx.x == 0 && threadIdx.x == 0)")
+    text = fault(program(tmp_path, source))
+    assert "which no thread of this block has written" in text and "block (1,0,0)" in text
+
+
+def test_divergent_barriers(tmp_path):
+    body = "if (threadIdx.x < 32)\n__syncthreads();\nelse\n__syncthreads();\ny[0] = 0;"
+    text = fault(program(tmp_path, body))
+    assert "divergent barrier" in text and "line 6" in text and "line 8" in text
+    assert "thread (0,0,0)" in text and "thread (32,0,0)" in text
+
+
+def test_a_barrier_that_some_threads_skip(tmp_path):
+    text = fault(program(tmp_path, "if (threadIdx.x == 40) return;\n__syncthreads();"))
+    assert "another has returned" in text and "line 6" in text and "thread (40,0,0)" in text
+
+
+def test_a_deadlock_says_who_waits_for_what(tmp_path):
+    body = """if (threadIdx.x < 32)
+    __syncthreads();
+else if (threadIdx.x != 50)
+    __shfl_xor_sync(0xffffffff, 1.0f, 1);
+else
+    __syncthreads();"""
+    text = fault(program(tmp_path, body))
+    assert "deadlock" in text and "for lanes 0xffffffff" in text
+    assert "thread (32,0,0)" in text and "line 8" in text and "line 6" in text
+
+
+def test_a_shuffle_with_a_lane_that_has_returned(tmp_path):
+    body = "if (threadIdx.x == 3) return;\ny[threadIdx.x] = __shfl_xor_sync(0xffffffff, 1.0f, 1);"
+    assert "waits for lane 3" in fault(program(tmp_path, body))
+
+
+def test_a_shuffle_from_a_lane_outside_its_mask(tmp_path):
+    body = "if (threadIdx.x < 16) y[threadIdx.x] = __shfl_sync(0xffff, 1.0f, 20);"
+    assert "reads lane 20, which is not in its mask" in fault(program(tmp_path, body))
+
+
+def test_lanes_at_different_warp_operations(tmp_path):
+    body = """float v = 0;
+if (threadIdx.x % 2) v = __shfl_xor_sync(0xffffffff, 1.0f, 1);
+else v = __shfl_xor_sync(0xffffffff, 1.0f, 1);
+y[threadIdx.x] = v;"""
+    body = body.replace("\nelse v", "\nelse\nv")
+    assert "divergent warp" in fault(program(tmp_path, body))
+
+
+WARP = """__shared__ float s[64];
+int t = threadIdx.x;
+s[t] = x[t];
+{sync}
+y[t] = s[t ^ 1];"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_warp_needs_its_own_barrier(tmp_path, order):
+    y = run(program(tmp_path, WARP.format(sync="__syncwarp();")), grid=1, order=order)
+    assert (y[:64] == np.arange(64) ^ 1).all()
+    text = fault(program(tmp_path, WARP.format(sync="")), order, grid=1)
+    assert "shared s" in text and "planted.cu:9" in text
+
+
+def test_a_warp_barrier_does_not_order_other_warps(tmp_path):
+    body = WARP.format(sync="__syncwarp();").replace("t ^ 1", "t ^ 32")
+    assert "shared s" in fault(program(tmp_path, body), grid=1)
+
+
+def test_a_partial_warp_barrier_orders_its_lanes_only(tmp_path):
+    half = "if (t % 32 < 16) __syncwarp(0x0000ffff); else __syncwarp(0xffff0000);"
+    y = run(program(tmp_path, WARP.format(sync=half)), grid=1)
+    assert (y[:64] == np.arange(64) ^ 1).all()
+    body = WARP.format(sync=half).replace("t ^ 1", "t ^ 16")
+    assert "shared s" in fault(program(tmp_path, body), grid=1)
+
+
+def test_misaligned_vectors(tmp_path):
+    body = "float4 v = *(const float4*)(x + threadIdx.x);\ny[threadIdx.x] = v.x + v.w;"
+    text = fault(program(tmp_path, body), grid=1)
+    assert "misaligned: read of 16 bytes of global x[1]" in text and "thread (1,0,0)" in text
+
+
+def test_an_aligned_vector_at_the_end(tmp_path):
+    body = "if (threadIdx.x == 0) { float4 v = *(const float4*)(x + 256); y[0] = v.x; }"
+    assert "read of 16 bytes at x[256]" in fault(program(tmp_path, body), grid=1)
+
+
+def test_too_much_static_shared_memory(tmp_path):
+    text = fault(program(tmp_path, "__shared__ float s[13000]; s[threadIdx.x] = 0; y[0] = 1;"))
+    assert "52000 bytes of static shared memory: a block has 49152" in text
+
+
+def test_faults_inside_a_house_header_name_both_lines(tmp_path):
+    body = "if (threadIdx.x == 9) return;\ny[threadIdx.x] = block_sum<64>(x[threadIdx.x]);"
+    assert "lane 9" in fault(program(tmp_path, body), grid=1)
+
+
+def test_assertions_and_traps(tmp_path):
+    text = fault(program(tmp_path, "assert(n < 10);\ny[0] = 0;"), grid=1)
+    assert "assert(n < 10)" in text and "line 5" in text
