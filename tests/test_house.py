@@ -20,6 +20,7 @@ ONLY_IN = {
     "mpi4py": {"minillm/distributed/comm.py", "minillm/cli/doctor.py"},
     "numba": {f"kernels/runtime/{name}.py" for name in ("jit", "layout", "simd", "vmath")},
     "llvmlite": {f"kernels/runtime/{name}.py" for name in ("layout", "simd", "vmath")},
+    "cuda": {"kernels/runtime/nvrtc.py"},
     "torch": set(),
     "transformers": set(),
 }

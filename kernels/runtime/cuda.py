@@ -17,6 +17,7 @@ import ctypes
 import functools
 import re
 import struct
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ class Program:
         text = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
         self.constants = _constants(text)
         self.kernels = {m["name"]: _kernel(m, path) for m in _KERNEL.finditer(text)}
-        self._launches: dict[tuple, tuple] = {}
+        self._prepared = threading.local()  # each thread fills argument memory of its own
 
     def __repr__(self) -> str:
         return f"Program({self.path.parent.name}/{self.path.name})"
@@ -117,11 +118,11 @@ class Program:
             UserError: arguments that the kernel does not take, or sizes that no GPU has.
             KernelFault: found by the emulator.
         """
+        known = self._prepared.__dict__
         key = (kernel, dtype)
-        prepared = self._launches.get(key)
-        if prepared is None:
-            prepared = self._launches[key] = self._prepare(kernel, dtype)
-        expression, number, expressions, arguments = prepared
+        if key not in known:
+            known[key] = self._prepare(kernel, dtype)
+        expression, number, expressions, arguments = known[key]
         grid, block = _three(grid), _three(block or self.THREADS)
         if 0 in grid:
             return

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from minillm.cli import doctor
-from minillm.cli.checks import Finding, machine, mpi
-from minillm.cli.checks.gpu import GPUState, judge
+from minillm.cli.checks import Finding, gpu, machine, mpi
+from minillm.cli.checks.gpu import GPUState, judge, judge_cuda_cpp
 from minillm.cli.checks.process import run, user_environment
 
 ROOT = Path(__file__).parents[2]
@@ -233,3 +233,42 @@ def test_gpu(state, status, what, fix):
     last = judge(state)[-1]
     assert last.status == status and what in last.what and fix in last.fix
     assert bool(last.fix) == (status != "ok")
+
+
+BINDINGS = {"cuda-bindings": "13.0.3"}
+BROKEN = dict(nvrtc_error="libnvrtc.so.13 is missing")
+
+
+@pytest.mark.parametrize(
+    "state, status, what, fix",
+    [
+        (
+            GPUState(False, None, BINDINGS, nvrtc="13.0.88", arch="sm_80"),
+            *("ok", "NVRTC 13.0.88 compiles the .cu files for sm_80; g++ runs them on the CPU", ""),
+        ),
+        (
+            GPUState(True, 13000, PAIR12, "H100", nvrtc="13.0.88", arch="sm_90a", emulator=False),
+            *("ok", "for sm_90a; no g++ to run them on the CPU", ""),
+        ),
+        (GPUState(False, None, {}, **BROKEN), "ok", "not installed; g++ runs them", ""),
+        (GPUState(False, None, {}, **BROKEN, emulator=False), "ok", "not installed; no g++", ""),
+        (GPUState(False, None, BINDINGS, **BROKEN), "warn", "libnvrtc.so.13", "[toolkit]"),
+        (GPUState(True, 12080, PAIR12, "H100", **BROKEN), "warn", "for H100: lib", "[cuda12]"),
+        (GPUState(True, 14000, BINDINGS, "H100", **BROKEN), "warn", "for H100: lib", "[cuda13]"),
+    ],
+)
+def test_cuda_cpp(state, status, what, fix):
+    found = judge_cuda_cpp(state)
+    assert found.status == status and what in found.what and fix in found.fix
+    assert bool(found.fix) == (status != "ok")
+
+
+def test_nvrtc_of_this_machine(monkeypatch):
+    pytest.importorskip("cuda.bindings.nvrtc")
+    found = named(gpu.check_gpu(), "CUDA C++")
+    assert found.status == "ok" and re.search(
+        r"NVRTC 1\d\.\d+[\d.]* compiles .* sm_\d+", found.what
+    )
+    monkeypatch.setattr(gpu, "_NVRTC", gpu._NVRTC.replace('"sm_80"', '"sm_999"'))
+    state = gpu.look()
+    assert state.name or "does not compile for sm_999, only for sm_" in state.nvrtc_error

@@ -20,12 +20,13 @@ from minillm.errors import UserError
 
 _HERE = Path(__file__).parent
 INCLUDE = _HERE.parent / "include"
-_FLAGS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w"]
+_FLAGS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-exceptions", "-fno-rtti"]
 # What would merge or hide single accesses, and what CUDA promises that C++ does not.
 _KERNEL_FLAGS = [
     *_FLAGS, "-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize",
     "-fno-tree-loop-distribute-patterns", "-fno-strict-aliasing", "-fwrapv",
     "--param=tsan-instrument-func-entry-exit=0",
+    "-Werror=frame-larger-than=49152",  # of a fiber's stack of 64 KB
 ]  # fmt: skip
 _SHARED = re.compile(
     r"(?P<extern>extern\s+)?__shared__\s+(?:__align__\(\s*\d+\s*\)\s*|alignas\(\s*\d+\s*\)\s*)?"

@@ -39,6 +39,7 @@ inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 inline float abs(float x) { return fabsf(x); }
 inline double abs(double x) { return fabs(x); }
 inline int abs(int x) { return x < 0 ? -x : x; }
+inline long long abs(long long x) { return x < 0 ? -x : x; }
 inline bool isnan(float x) { return x != x; }
 inline bool isnan(double x) { return x != x; }
 inline bool isinf(float x) { return __builtin_isinf(x); }

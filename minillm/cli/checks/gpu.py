@@ -1,10 +1,12 @@
-"""GPU: driver, CuPy, numba-cuda, and whether the three mean the same CUDA. Training on the CPU
-needs none of it, so nothing here is worse than a warning."""
+"""GPU: driver, CuPy, numba-cuda, and whether the three mean the same CUDA; NVRTC, which compiles
+our .cu files, and what runs them without a GPU. Training on the CPU needs none of it, so nothing
+here is worse than a warning."""
 
 import re
 import shlex
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +28,26 @@ assert int(cupy.arange(5).sum()) == 10
 print(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
 """
 
+# Compiles a kernel, for the GPU that is here if an argument says that there is one.
+_NVRTC = """
+import pathlib, sys, tempfile
+from minillm import UserError, env
+from minillm.kernels.runtime import nvrtc
+arch = "sm_80"
+if sys.argv[1:]:
+    import cupy
+    arch = nvrtc.arch_of_device()
+with tempfile.TemporaryDirectory() as folder:
+    env.CACHE = pathlib.Path(folder)
+    source = env.CACHE / "probe.cu"
+    source.write_text("__global__ void probe() {}")
+    try:
+        nvrtc.compile(source, ("probe",), arch)
+    except UserError as error:
+        sys.exit(str(error))
+print(nvrtc.version(), arch)
+"""
+
 
 @dataclass(frozen=True)
 class GPUState:
@@ -37,6 +59,10 @@ class GPUState:
         installed: distributions by name, with versions.
         name: of the GPU on which CuPy made an array; empty if it could not.
         error: why it could not.
+        nvrtc: version of NVRTC; empty if it could not compile a kernel.
+        arch: for which it compiled it: that of the GPU, if CuPy found one.
+        nvrtc_error: why it could not.
+        emulator: g++ is there, with which .cu files run on the CPU.
     """
 
     hardware: bool
@@ -44,6 +70,10 @@ class GPUState:
     installed: dict[str, str]
     name: str = ""
     error: str = ""
+    nvrtc: str = ""
+    arch: str = ""
+    nvrtc_error: str = ""
+    emulator: bool = True
 
     @property
     def cupy(self) -> list[str]:
@@ -53,7 +83,8 @@ class GPUState:
 
 def check_gpu() -> list[Finding]:
     """Look at this machine and judge."""
-    return judge(look())
+    state = look()
+    return [*judge(state), judge_cuda_cpp(state)]
 
 
 def look() -> GPUState:
@@ -61,14 +92,21 @@ def look() -> GPUState:
     asked = run([sys.executable, "-c", _DRIVER], 30)
     driver = int(asked.output) if asked.code == 0 else None
     installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
-    state = GPUState(_has_card(), driver, installed)
-    if driver is None or not state.cupy:
-        return state
-    probe = run([sys.executable, "-c", _FIRST_ARRAY], 120)
+    emulator = shutil.which("g++") is not None
+    state = GPUState(_has_card(), driver, installed, emulator=emulator)
+    if driver is not None and state.cupy:
+        probe = run([sys.executable, "-c", _FIRST_ARRAY], 120)
+        if probe.code == 0:
+            state = replace(state, name=probe.output.strip())
+        else:
+            error = "no answer within 120 s" if probe.code is None else probe.last_line
+            state = replace(state, error=error)
+    probe = run([sys.executable, "-c", _NVRTC, *(["gpu"] if state.name else [])], 120)
     if probe.code == 0:
-        return GPUState(state.hardware, driver, installed, probe.output.strip())
+        version, arch = probe.output.split()
+        return replace(state, nvrtc=version, arch=arch)
     error = "no answer within 120 s" if probe.code is None else probe.last_line
-    return GPUState(state.hardware, driver, installed, "", error)
+    return replace(state, nvrtc_error=error)
 
 
 def _has_card() -> bool:
@@ -127,6 +165,23 @@ def _judge_numba_cuda(state: GPUState, cuda: int) -> Finding:
         what = f"cuda-bindings {bindings or 'missing'} beside a CuPy for CUDA {cuda}"
         return Finding("warn", "numba-cuda", what, f"{fix} 'cuda-bindings=={cuda}.*'")
     return Finding("ok", "numba-cuda", f"{version} with cuda-bindings {bindings}")
+
+
+def judge_cuda_cpp(state: GPUState) -> Finding:
+    """Whether our .cu files can be compiled for the GPU that is here, or what else runs them."""
+    emulated = "g++ runs them on the CPU" if state.emulator else "no g++ to run them on the CPU"
+    if state.nvrtc:
+        what = f"NVRTC {state.nvrtc} compiles the .cu files for {state.arch}; {emulated}"
+        return Finding("ok", "CUDA C++", what)
+    if state.name:
+        cuda = min(state.driver // 1000, 13)
+        fix = f"{PIP} install {_requirement(f'cuda{cuda}')}"
+        return Finding("warn", "CUDA C++", f"for {state.name}: {state.nvrtc_error}", fix)
+    if "cuda-bindings" not in state.installed:
+        what = f"NVRTC, which compiles the .cu files for a GPU, is not installed; {emulated}"
+        return Finding("ok", "CUDA C++", what)
+    fix = f"{PIP} install --force-reinstall {_requirement('toolkit')}"
+    return Finding("warn", "CUDA C++", state.nvrtc_error, fix)
 
 
 def _requirement(extra: str) -> str:

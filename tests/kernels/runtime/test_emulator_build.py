@@ -46,6 +46,17 @@ def test_a_compile_error_has_file_line_and_words(tmp_path):
     assert f"{tmp_path.name}/wrong.cu:3" in str(error.value) and "nothing" in str(error.value)
 
 
+@needs_compiler
+def test_more_local_memory_than_a_fiber_has_is_refused(tmp_path):
+    path = tmp_path / "large.cu"
+    path.write_text(
+        "constexpr int THREADS = 1;\n__global__ void k(float* y, int n) {\n"
+        "  float a[20000];\n  for (int i = 0; i < n; i++) a[i] = y[i];\n  y[0] = a[n / 2];\n}\n"
+    )
+    with pytest.raises(build.CompileError, match="frame size of 80.* bytes is larger"):
+        Program(path).launch("k", np.dtype("float32"), 1, np.zeros(4, np.float32), 4)
+
+
 def test_no_compiler_is_one_line_with_the_remedy(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     build.compiler.cache_clear()

@@ -1,0 +1,157 @@
+"""What a cubin is made of: registers, local memory and instructions of each kernel, and whether
+that is what its .cu file says of it.
+
+A .cu file states what must hold, in comment lines of their own:
+
+    // asserts: no spills, registers <= 64
+    // asserts layer_norm_forward: 128-bit loads, 128-bit stores
+    // asserts layer_norm_forward<bf16>: registers <= 40
+
+of all its kernels in all dtypes, of one kernel, or of one instance. 128 bits are asked of float and
+bf16: those are the dtypes that must be fast.
+"""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from importlib import metadata
+from typing import NamedTuple
+
+from minillm.errors import UserError
+from minillm.kernels.runtime import nvrtc
+from minillm.kernels.runtime.cuda import DTYPES, Program
+
+_STATED = re.compile(r"^//[ \t]*asserts(?:[ \t]+(?P<whose>[^:\n]+?))?[ \t]*:(?P<what>.*)$", re.M)
+_REGISTERS = re.compile(r"registers <= (\d+)")
+_WIDE = {
+    "128-bit loads": re.compile(r"(LDG|LDGSTS)\.E(\.\w+)*\.128\b"),
+    "128-bit stores": re.compile(r"STG\.E(\.\w+)*\.128\b"),
+}
+_LOCAL = ("LDL", "STL")
+
+
+class Usage(NamedTuple):
+    """What one kernel uses.
+
+    Attributes:
+        registers: a thread.
+        stack: bytes of local memory a thread: spilled registers, arrays indexed by a variable.
+        shared: bytes of static shared memory a block.
+        opcodes: its instructions in order, with modifiers and without operands: "LDG.E.128".
+    """
+
+    registers: int
+    stack: int
+    shared: int
+    opcodes: tuple[str, ...]
+
+    @property
+    def spills(self) -> int:
+        """Instructions that load from or store to local memory."""
+        return sum(opcode.partition(".")[0] in _LOCAL for opcode in self.opcodes)
+
+
+@functools.cache
+def has_nvrtc() -> bool:
+    """Whether .cu files can be compiled for a GPU here."""
+    try:
+        return bool(nvrtc.version())
+    except UserError:
+        return False
+
+
+def has_tools() -> bool:
+    """Whether cubins can be read here."""
+    return bool(_tool("cuobjdump") and _tool("nvdisasm"))
+
+
+@functools.cache
+def _tool(name: str) -> str | None:
+    """The tool of the wheel nvidia-cuda-NAME, or of a toolkit on the PATH."""
+    try:
+        files = metadata.files(f"nvidia-cuda-{name}") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    installed = [str(file.locate()) for file in files if file.name == name]
+    return installed[0] if installed else shutil.which(name)
+
+
+def _run(tool: str, *args: str) -> str:
+    command = [_tool(tool), *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def inspect(image: bytes) -> dict[str, Usage]:
+    """Usage of each kernel of a cubin, by its name in the image."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(image)
+        file.flush()
+        resources = _run("cuobjdump", "--dump-resource-usage", file.name)
+        _, functions = json.loads(_run("nvdisasm", "--emit-json", file.name))
+    opcodes = {
+        function["function-name"]: tuple(i["opcode"] for i in function["sass-instructions"])
+        for function in functions
+    }
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
+    return {name: Usage(*map(int, numbers), opcodes[name]) for name, *numbers in found}
+
+
+def compile_all(program: Program, arch: str) -> nvrtc.Cubin:
+    """Every kernel of a file in every dtype, in one compilation."""
+    expressions = [e for dtype in DTYPES for e in program.expressions(dtype)]
+    return nvrtc.compile(program.path, tuple(expressions), arch)
+
+
+def complaints(program: Program, cubin: nvrtc.Cubin) -> list[str]:
+    """What the file of `program` asserts and its `cubin` does not keep, a line each.
+
+    Raises:
+        ValueError: the file asserts something that cannot be understood.
+    """
+    stated = statements(program)
+    if not stated:
+        return []
+    usages = inspect(cubin.image)
+    broken = []
+    for whose, what in stated:
+        for expression, name in cubin.names.items():
+            if whose in ("", expression, expression.partition("<")[0]):
+                wrong = _complaint(what, expression, usages[name])
+                broken += [f"{expression}: asserts {what}, but {wrong}"] if wrong else []
+    return broken
+
+
+def statements(program: Program) -> list[tuple[str, str]]:
+    """What a file asserts: (kernel, instance or "" for all, what).
+
+    Raises:
+        ValueError: an assertion, or a name in it, that is not known: it would never fail.
+    """
+    known = {e for dtype in DTYPES for e in program.expressions(dtype)} | {"", *program.kernels}
+    found = []
+    for line in _STATED.finditer(program.path.read_text(encoding="utf-8")):
+        whose = line["whose"] or ""
+        for what in map(str.strip, line["what"].split(",")):
+            understood = what == "no spills" or what in _WIDE or _REGISTERS.fullmatch(what)
+            if not understood or whose not in known:
+                raise ValueError(f"{program.path.name}: cannot understand `{line[0]}`")
+            found.append((whose, what))
+    return found
+
+
+def _complaint(what: str, expression: str, usage: Usage) -> str:
+    """What is wrong with `usage`; empty if it is as asserted."""
+    if what == "no spills":
+        if usage.spills or usage.stack:
+            return f"has {usage.spills} local loads and stores, {usage.stack} bytes of stack"
+    elif what in _WIDE:
+        if "<double>" not in expression and not any(map(_WIDE[what].match, usage.opcodes)):
+            kind = "LDG" if "loads" in what else "STG"
+            have = sorted({o for o in usage.opcodes if o.startswith(kind)})
+            return f"has only {', '.join(have) or 'none at all'}"
+    elif usage.registers > (limit := int(_REGISTERS.fullmatch(what)[1])):
+        return f"uses {usage.registers}, {usage.registers - limit} more"
+    return ""

@@ -1,0 +1,37 @@
+"""What runs here needs a GPU: everything is skipped, with the reason, where there is none."""
+
+import pytest
+
+
+def _missing() -> str:
+    try:
+        import cupy
+    except ImportError:
+        return "no CuPy: pip install 'minillm[cuda13]'"
+    return "" if cupy.cuda.is_available() else "CuPy finds no usable GPU or driver"
+
+
+MISSING = _missing()
+
+
+def pytest_collection_modifyitems(items):
+    if MISSING:
+        for item in items:
+            if "tests/gpu/" in item.path.as_posix():
+                item.add_marker(pytest.mark.skip(reason=MISSING))
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Arrays fresh from cupy.empty hold NaN (integers: the largest), so that nothing unwritten
+    can pass for a result."""
+    import cupy
+
+    def fill(array):
+        array.fill(cupy.nan if array.dtype.kind not in "biu" else cupy.iinfo(array.dtype).max)
+        return array
+
+    for name in ("empty", "empty_like"):
+        make = getattr(cupy, name)
+        monkeypatch.setattr(cupy, name, lambda *a, make=make, **k: fill(make(*a, **k)))
+    return cupy
