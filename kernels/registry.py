@@ -1,29 +1,15 @@
 """Kernel declarations, their implementations, and the choice between them.
 
-A folder `kernels/<op>/` declares its kernels once, in `__init__.py`: shapes, cost, test inputs. An
-implementation is a file beside it that defines a function of the kernel's name; its file name says
-where it runs:
-
-    reference.py            the formula, NumPy or CuPy
-    cpu.py, cpu_<how>.py    NumPy arrays; cpu.py is the default there
-    numba_gpu.py            Numba CUDA, float32
-    v1_<step>.cu, v2_...    CUDA C++ that defines a __global__ of the kernel's name, launched by the
-                            function of that name in cuda.py; "cuda" is the newest of them, and the
-                            default for CuPy arrays
-
-The last two run on the GPU for CuPy arrays, and on the CPU for NumPy arrays. Tests, benchmarks and
-CHECK=1 all come from the declaration, so a new implementation is tested and measured as soon as its
-file exists.
+A folder `kernels/<op>/` declares its kernels once, in `__init__.py`: shapes, cost, test inputs. Its
+other files are their implementations (implementations.py). Tests, benchmarks and CHECK=1 all come
+from the declaration, so a new implementation is tested and measured as soon as its file exists.
 """
 
-import functools
 import importlib
-import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +17,7 @@ import numpy as np
 from minillm import env
 from minillm.device import Array, device_of
 from minillm.errors import UserError
+from minillm.kernels.implementations import Implementations
 
 KERNELS: dict[str, "Kernel"] = {}
 
@@ -51,7 +38,7 @@ class Cost(NamedTuple):
     flops: int
 
 
-class Kernel:
+class Kernel(Implementations):
     """One kernel: what it computes, and every implementation of it found beside its declaration.
 
     Calling it runs the implementation that fits the first argument's device and dtype.
@@ -83,9 +70,9 @@ class Kernel:
         dtypes: tuple[str, ...] = ("float32", "float64"),
         statistics: tuple[int, ...] = (),
     ):
-        self.package, self.name, self.signature = package, name, signature
+        super().__init__(package, name, signature, dtypes)
         self.inputs, self.shapes, self.bench, self.cost = inputs, shapes, bench, cost
-        self.mutates, self.dtypes, self.statistics = mutates, dtypes, statistics
+        self.mutates, self.statistics = mutates, statistics
         self.op = package.rpartition(".")[2]
         self._resolved: dict[tuple, Callable] = {}
         KERNELS[name] = self
@@ -114,68 +101,6 @@ class Kernel:
             else a
             for i, a in enumerate(args)
         )
-
-    def implementations(self) -> list[str]:
-        """Names of the files that implement this kernel: the reference, then the others, by name.
-
-        Those in CUDA C++ come in the order of their steps.
-        """
-        modules = [m.name for m in pkgutil.iter_modules([str(self.folder)]) if m.name != "cuda"]
-        names = [name for name in modules if self._function(name) is not None]
-        return sorted(names, key=lambda name: (name != "reference", name)) + self.cuda_steps()
-
-    def cuda_steps(self) -> list[str]:
-        """The .cu files that define this kernel, from v1 to the newest, without their endings."""
-        from minillm.kernels.runtime.cuda import program
-
-        files = sorted(self.folder.glob("v*.cu"), key=_step)
-        return [file.stem for file in files if self.name in program(file).kernels]
-
-    @functools.cached_property
-    def folder(self) -> Path:
-        """Where its declaration and its implementations are."""
-        return Path(importlib.import_module(self.package).__path__[0])
-
-    def implementation(self, name: str) -> Callable:
-        """The function in the file `name`, uninstrumented; "cuda" is its newest .cu file.
-
-        Raises:
-            UserError: there is no such implementation.
-        """
-        function = self._function(name)
-        if function is None:
-            have = ", ".join(self.implementations())
-            raise UserError(f"kernel {self.name} has no implementation {name!r}; it has: {have}")
-        return function
-
-    def _function(self, name: str) -> Callable | None:
-        if name == "cuda":
-            steps = self.cuda_steps()
-            return self._function(steps[-1]) if steps else None
-        if (self.folder / f"{name}.cu").exists():
-            from minillm.kernels.runtime.cuda import program
-
-            host = getattr(importlib.import_module(f"{self.package}.cuda"), self.name)
-            source = program(self.folder / f"{name}.cu")
-            return functools.partial(host, source) if self.name in source.kernels else None
-        path = f"{self.package}.{name}"
-        if importlib.util.find_spec(path) is None:
-            return None
-        return getattr(importlib.import_module(path), self.name, None)
-
-    def supports(self, name: str, dtype: str) -> bool:
-        """Whether implementation `name` handles `dtype`; the reference handles all."""
-        if name == "reference":
-            return True
-        if name == "numba_gpu":
-            return dtype == "float32"
-        if self.for_gpu(name):
-            return dtype in ("float32", "float64", "bfloat16")
-        return dtype in self.dtypes
-
-    def for_gpu(self, name: str) -> bool:
-        """Whether implementation `name` is written for a GPU, and only emulated on a CPU."""
-        return name in ("cuda", "numba_gpu") or (self.folder / f"{name}.cu").exists()
 
     def _resolve(self, array: Array) -> Callable:
         _check_forced()
@@ -211,12 +136,6 @@ class Kernel:
     def _newest(self, name: str) -> str:
         """What "cuda" stands for; other names stand for themselves."""
         return self.cuda_steps()[-1] if name == "cuda" else name
-
-
-def _step(file: Path) -> tuple[int, str]:
-    """v2_warp.cu before v10_cluster.cu."""
-    number = file.stem[1:].partition("_")[0]
-    return (int(number) if number.isdigit() else 0, file.stem)
 
 
 _forced: dict[str, str] = {}

@@ -81,7 +81,8 @@ attention_forward = Kernel(
 attention_backward = Kernel(
     __name__,
     "attention_backward",
-    "dout (B, H, T, D), q, k, v, out, lse, scale, causal -> dq (B, H, T, D), dk, dv (B, G, S, D)",
+    "dout, q (B, H, T, D), k, v (B, G, S, D), out (B, H, T, D), lse (B, H, T), scale, causal"
+    " -> dq (B, H, T, D), dk, dv (B, G, S, D)",
     inputs=_backward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,

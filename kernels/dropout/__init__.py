@@ -18,7 +18,7 @@ def _inputs(rng, shape, p):
 dropout = Kernel(
     __name__,
     "dropout",
-    "x, p, key -> y, of any shape, contiguous",
+    "x (...), p, key -> y (...)",
     inputs=_inputs,
     shapes=[
         dict(shape=(1,), p=0.5),
