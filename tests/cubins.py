@@ -1,5 +1,4 @@
-"""What a cubin is made of: registers, local memory and instructions of each kernel, and whether
-that is what its .cu file says of it.
+"""Whether the machine code of a .cu file is what the file says of it.
 
 A .cu file states what must hold, in comment lines of their own:
 
@@ -12,16 +11,11 @@ bf16: those are the dtypes that must be fast.
 """
 
 import functools
-import json
 import re
-import shutil
-import subprocess
-import tempfile
-from importlib import metadata
-from typing import NamedTuple
 
 from minillm.errors import UserError
 from minillm.kernels.runtime import nvrtc
+from minillm.kernels.runtime.cubins import Usage, inspect
 from minillm.kernels.runtime.cuda import DTYPES, Program
 
 _STATED = re.compile(r"^//[ \t]*asserts(?:[ \t]+(?P<whose>[^:\n]+?))?[ \t]*:(?P<what>.*)$", re.M)
@@ -30,28 +24,6 @@ _WIDE = {
     "128-bit loads": re.compile(r"(LDG|LDGSTS)\.E(\.\w+)*\.128\b"),
     "128-bit stores": re.compile(r"STG\.E(\.\w+)*\.128\b"),
 }
-_LOCAL = ("LDL", "STL")
-
-
-class Usage(NamedTuple):
-    """What one kernel uses.
-
-    Attributes:
-        registers: a thread.
-        stack: bytes of local memory a thread: spilled registers, arrays indexed by a variable.
-        shared: bytes of static shared memory a block.
-        opcodes: its instructions in order, with modifiers and without operands: "LDG.E.128".
-    """
-
-    registers: int
-    stack: int
-    shared: int
-    opcodes: tuple[str, ...]
-
-    @property
-    def spills(self) -> int:
-        """Instructions that load from or store to local memory."""
-        return sum(opcode.partition(".")[0] in _LOCAL for opcode in self.opcodes)
 
 
 @functools.cache
@@ -61,42 +33,6 @@ def has_nvrtc() -> bool:
         return bool(nvrtc.version())
     except UserError:
         return False
-
-
-def has_tools() -> bool:
-    """Whether cubins can be read here."""
-    return bool(_tool("cuobjdump") and _tool("nvdisasm"))
-
-
-@functools.cache
-def _tool(name: str) -> str | None:
-    """The tool of the wheel nvidia-cuda-NAME, or of a toolkit on the PATH."""
-    try:
-        files = metadata.files(f"nvidia-cuda-{name}") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    installed = [str(file.locate()) for file in files if file.name == name]
-    return installed[0] if installed else shutil.which(name)
-
-
-def _run(tool: str, *args: str) -> str:
-    command = [_tool(tool), *args]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
-
-
-def inspect(image: bytes) -> dict[str, Usage]:
-    """Usage of each kernel of a cubin, by its name in the image."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(image)
-        file.flush()
-        resources = _run("cuobjdump", "--dump-resource-usage", file.name)
-        _, functions = json.loads(_run("nvdisasm", "--emit-json", file.name))
-    opcodes = {
-        function["function-name"]: tuple(i["opcode"] for i in function["sass-instructions"])
-        for function in functions
-    }
-    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
-    return {name: Usage(*map(int, numbers), opcodes[name]) for name, *numbers in found}
 
 
 def compile_all(program: Program, arch: str) -> nvrtc.Cubin:

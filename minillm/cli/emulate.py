@@ -12,8 +12,12 @@ from minillm.errors import UserError
 from minillm.kernels import registry
 from minillm.kernels.instrument import compare, outputs
 from minillm.kernels.registry import Kernel
-from minillm.kernels.runtime import emulator
+from minillm.kernels.runtime import emulator, nvrtc
+from minillm.kernels.runtime.cubins import has_tools, inspect
+from minillm.kernels.runtime.cuda import program
 from minillm.kernels.runtime.emulator import report
+
+_ARCH = "sm_90a"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,29 @@ def _emulate(kernel: Kernel, options: Options) -> None:
         compare(kernel, step, outputs(kernel, result, args), want)
         print(f"\n{step}: as the reference, no race, nothing out of bounds")
         print(report.table(log, options.lines))
+        print(_machine_code(kernel, step, options.dtype))
     print()
+
+
+def _machine_code(kernel: Kernel, step: str, dtype: str) -> str:
+    """Registers and memory of a step's kernels on a Hopper, or why they are not known."""
+    source = program(kernel.folder / f"{step}.cu")
+    try:
+        cubin = nvrtc.compile(source.path, source.expressions(dtype), _ARCH)
+    except nvrtc.CompileError:
+        raise
+    except UserError as error:
+        return f"machine code: not shown; {error}"
+    if not has_tools():
+        return "machine code: not shown; cuobjdump and nvdisasm: pip install 'minillm[toolkit]'"
+    usages = inspect(cubin.image)
+    lines = [
+        f"  {expression}: {u.registers} registers a thread, {u.spills} spills,"
+        f" {u.shared} bytes of static shared memory, {len(u.opcodes)} instructions"
+        for expression, name in cubin.names.items()
+        for u in [usages[name]]
+    ]
+    return "\n".join([f"machine code for {_ARCH}", *lines])
 
 
 def _shape(kernel: Kernel, given: str) -> dict:

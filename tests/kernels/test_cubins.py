@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from minillm.kernels.runtime import nvrtc
+from minillm.kernels.runtime.cubins import has_tools
 from minillm.kernels.runtime.cuda import Program
 from tests import cubins
 
 pytestmark = pytest.mark.skipif(not cubins.has_nvrtc(), reason="no NVRTC: minillm[toolkit]")
-needs_tools = pytest.mark.skipif(not cubins.has_tools(), reason="no cuobjdump: minillm[toolkit]")
+needs_tools = pytest.mark.skipif(not has_tools(), reason="no cuobjdump: minillm[toolkit]")
 KERNELS = nvrtc.KERNELS
 ARCHS = ("sm_80", "sm_90a")
 FILES = sorted(KERNELS.glob("*/v*.cu"))
@@ -22,7 +23,7 @@ def test_file(path):
     assert program.kernels, "no kernel found"
     with ThreadPoolExecutor() as pool:
         compiled = dict(zip(ARCHS, pool.map(lambda a: cubins.compile_all(program, a), ARCHS)))
-        if cubins.statements(program) and not cubins.has_tools():
+        if cubins.statements(program) and not has_tools():
             pytest.skip("compiles; what it asserts cannot be read without cuobjdump")
         found = pool.map(lambda cubin: cubins.complaints(program, cubin), compiled.values())
         broken = {arch: broken for arch, broken in zip(ARCHS, found) if broken}
