@@ -42,7 +42,8 @@ static uint8_t* owner;                       // declaration + 1 of each granule 
 static Cell *shared_cells, *global_cells;
 static long global_capacity;
 static std::vector<long> first_cell;         // of each region
-static std::vector<uint32_t> block_starts;   // epochs, to name the block of an earlier access
+static std::vector<uint32_t> block_starts;   // epochs, to name the block of an earlier access:
+static std::vector<uint64_t> block_numbers;  // this one
 static const emu_region* last_region;
 static uintptr_t constant_page;              // of the kernel's own read-only data, seen last
 static int shift;                            // log2 of the granule
@@ -67,6 +68,7 @@ void memory_begin_launch() {
     long cells = 0;
     first_cell.clear();
     block_starts.clear();
+    block_numbers.clear();
     for (long r = 0; r < options.regions; r++) {
         first_cell.push_back(cells);
         cells += (options.region[r].bytes >> shift) + 2;
@@ -79,7 +81,10 @@ void memory_begin_launch() {
     last_region = options.region;
 }
 
-void memory_begin_block() { block_starts.push_back(block.block_start); }
+void memory_begin_block() {
+    block_starts.push_back(block.block_start);
+    block_numbers.push_back(block.number);
+}
 
 char* shared_reserve(long bytes, long align, const char* name, bool dynamic) {
     char* begin = block.shared_end + (declarations ? REDZONE : 0);
@@ -145,6 +150,7 @@ static void race(const char* what, const void* address, int kind, const void* pc
     if (full + (1ull << 31) < (uintptr_t)pc) full += 1ull << 32;
     long earlier = std::upper_bound(block_starts.begin(), block_starts.end(), epoch_of(before)) -
                    block_starts.begin() - 1;
+    earlier = block_numbers[earlier];
     int t = thread_of(before);
     long x = block.grid[0], y = block.grid[1];
     sprintf(other, "block (%ld,%ld,%ld) thread (%u,%u,%u)", earlier % x, earlier / x % y,

@@ -354,6 +354,13 @@ static bool run_block() {
     return true;
 }
 
+// Blocks too run in the chosen order: random is a walk in steps of a prime, which meets each once.
+static uint64_t choose_block(uint64_t i, uint64_t blocks) {
+    if (options.order == 1) return blocks - 1 - i;
+    if (options.order == 2) return (i * 2654435761u + options.seed) % blocks;
+    return i;
+}
+
 int emu_launch(emu_entry run, void** args, const unsigned grid[3], const unsigned dim[3],
                long shared_bytes, const emu_options* how) {
     if (!threads) {
@@ -374,11 +381,13 @@ int emu_launch(emu_entry run, void** args, const unsigned grid[3], const unsigne
     block.launch_start = ++block.epoch;
     memory_begin_launch();
     profile_begin_launch();
-    for (unsigned z = 0; z < grid[2]; z++)
-        for (unsigned y = 0; y < grid[1]; y++)
-            for (unsigned x = 0; x < grid[0]; x++) {
-                block.index[0] = x, block.index[1] = y, block.index[2] = z;
-                if (!run_block()) return 1;
-            }
+    uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2];
+    for (uint64_t i = 0; i < blocks; i++) {
+        block.number = choose_block(i, blocks);
+        block.index[0] = block.number % grid[0];
+        block.index[1] = block.number / grid[0] % grid[1];
+        block.index[2] = block.number / grid[0] / grid[1];
+        if (!run_block()) return 1;
+    }
     return 0;
 }

@@ -29,6 +29,7 @@ struct Thread {
 
 struct Block {
     unsigned index[3], dim[3], grid[3];
+    uint64_t number;             // of blockIdx, x fastest
     int threads;
     uint32_t launch_start, block_start, epoch;  // epochs count barriers, over all launches
     bool acquired;               // an atomic and a fence: what earlier blocks did is over
