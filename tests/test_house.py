@@ -11,15 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each may import what stands before it, and itself.
 ORDER = [
-    "errors", "env", "device", "random", "kernels", "ops", "autograd", "tensor_inplace",
+    "errors", "env", "device", "random", "kernels", "ops", "autograd", "autocast", "tensor_inplace",
     "tensor_reductions", "tensor_shapes", "tensor_methods", "tensor", "tensor_functions",
     "functional", "gradcheck", "nn", "optim", "models", "data", "distributed", "train", "train.py",
     "cli",
 ]  # fmt: skip
+_COMPILERS = {"jit", "layout", "simd", "vmath", "numba_gpu", "numba_fibers", "numba_intrinsics"}
 ONLY_IN = {
     "mpi4py": {"minillm/distributed/comm.py", "minillm/cli/doctor.py"},
-    "numba": {f"kernels/runtime/{name}.py" for name in ("jit", "layout", "simd", "vmath")},
-    "llvmlite": {f"kernels/runtime/{name}.py" for name in ("layout", "simd", "vmath")},
+    "numba": {f"kernels/runtime/{name}.py" for name in _COMPILERS},
+    "llvmlite": {f"kernels/runtime/{name}.py" for name in _COMPILERS - {"jit", "numba_gpu"}},
     "cuda": {"kernels/runtime/nvrtc.py"},
     "torch": set(),
     "transformers": set(),

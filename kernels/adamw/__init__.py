@@ -22,6 +22,7 @@ adamw = Kernel(
     inputs=_inputs,
     shapes=[dict(n=0), dict(n=1), dict(n=17), dict(n=4099), dict(n=100_003)],
     bench=[dict(n=1 << 20)],
+    bench_gpu=[dict(n=124_475_904)],  # GPT-2 small
     cost=lambda param, *rest: Cost(7 * param.nbytes, 15 * param.size),
     mutates=(0, 2, 3),
 )

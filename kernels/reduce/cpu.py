@@ -23,3 +23,7 @@ def sum_of_squares(x):
     sums = np.empty(-(-x.size // _BLOCK))
     parallel(_sum_of_squares, sums.size, 8, x, sums)
     return float(sums.sum())
+
+
+def accumulate(a, b):
+    np.add(a, b, out=a)  # up to a core's cache, faster than threads of ours: a ring's pieces fit

@@ -30,6 +30,7 @@ inline T& shared(const void* key, const char* name, int line) {
 
 // An access that is not a plain load or store, told to the runtime with the caller's own address.
 #define EMU_HERE __builtin_extract_return_addr(__builtin_return_address(0))
+static __attribute__((noinline, unused)) const void* here() { return EMU_HERE; }
 
 template <int... I> struct Sequence {};
 

@@ -11,12 +11,11 @@ struct dim3 {
     struct alignas(ALIGN) NAME { \
         __VA_ARGS__; \
         NAME() = default; \
-        __attribute__((always_inline)) NAME(const NAME& other) { take(&other, here()); } \
+        __attribute__((always_inline)) NAME(const NAME& other) { take(&other, emu::here()); } \
         __attribute__((always_inline)) NAME& operator=(const NAME& other) { \
-            take(&other, here()); \
+            take(&other, emu::here()); \
             return *this; \
         } \
-        static __attribute__((noinline)) const void* here() { return EMU_HERE; } \
         __attribute__((always_inline)) void take(const NAME* other, const void* pc) { \
             emu_access(other, sizeof(NAME), EMU_READ, pc); \
             emu_access(this, sizeof(NAME), EMU_WRITE, pc); \

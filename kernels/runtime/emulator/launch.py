@@ -20,14 +20,16 @@ from minillm.kernels.runtime.emulator import build
 
 _ORDERS = ("forward", "reverse", "random")
 _ZONE = 64 << 10  # of no one's memory between arrays, bytes
-_lock = threading.Lock()  # the runtime runs one launch at a time
+lock = threading.Lock()  # held for a launch: the runtime runs one at a time
 
 
 class KernelFault(RuntimeError):
     """What the emulator found wrong with a kernel: kind, block, thread, source line."""
 
 
-class _Region(ctypes.Structure):
+class Region(ctypes.Structure):
+    """One array of a kernel (struct emu_region)."""
+
     _fields_ = [
         ("begin", ctypes.c_void_p), ("bytes", ctypes.c_long), ("name", ctypes.c_char_p),
         ("itemsize", ctypes.c_long),
@@ -37,7 +39,7 @@ class _Region(ctypes.Structure):
 class _Options(ctypes.Structure):
     _fields_ = [
         ("order", ctypes.c_int), ("seed", ctypes.c_uint), ("granule", ctypes.c_int),
-        ("profile", ctypes.c_int), ("regions", ctypes.c_long), ("region", ctypes.POINTER(_Region)),
+        ("profile", ctypes.c_int), ("regions", ctypes.c_long), ("region", ctypes.POINTER(Region)),
     ]  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def run(entry: int, args: int, grid, block, shared: int, regions, granule: int) 
     count = len(regions)
     how = _Options(
         _ORDERS.index(_settings.order), _settings.seed, granule, _settings.profile is not None,
-        count, (_Region * max(count, 1))(*regions),
+        count, (Region * max(count, 1))(*regions),
     )  # fmt: skip
     size = ctypes.c_uint * 3
     failed = runtime().emu_launch(entry, args, size(*grid), size(*block), shared, how)
@@ -152,7 +154,7 @@ def launch(path, expressions, kernel, grid, block, arguments, arrays, shared=0) 
         KernelFault: the kernel did something that a GPU forbids or leaves undefined.
     """
     library, file = _library(path, expressions, path.stat().st_mtime_ns)
-    with _lock:
+    with lock:
         memory = _Memory(arrays)
         for (position, *_), address in zip(arrays, memory.addresses):
             arguments.set_pointer(position, address)
@@ -240,7 +242,7 @@ class _Memory:
                 start = arrays[i][2].ctypes.data
                 self.addresses[i] = begin + start - low
             _, name, array, _ = arrays[members[0]]
-            self.regions.append(_Region(begin, high - low, name.encode(), array.itemsize))
+            self.regions.append(Region(begin, high - low, name.encode(), array.itemsize))
             at = (begin + high - low + _ZONE + 255) & ~255
 
     def copy_back(self) -> None:

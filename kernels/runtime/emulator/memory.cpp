@@ -19,7 +19,7 @@ struct Cell {
     uint32_t write_pc, read_pc;  // low halves
 };
 
-enum { ATOMIC = 1, ONE_WARP = 2, MANY_WARPS = 4, OTHER_BLOCK = 8 };
+enum { ATOMIC = 1, ONE_WARP = 2, MANY_WARPS = 4, OTHER_BLOCK = 8, IN_FLIGHT = 16 };
 
 static uint32_t epoch_of(uint64_t record) { return (uint32_t)(record >> 34); }
 static uint16_t clock_of(uint64_t record) { return (uint16_t)(record >> 18); }
@@ -204,9 +204,19 @@ static bool before(uint64_t r, bool acquired) {
     return thread_of(r) >> 5 == now->warp && now->seen[lane] > clock_of(r);
 }
 
+static void in_flight(const void* address, int kind, const void* pc, uint64_t r) {
+    char me[96], other[96], place[200];
+    describe(address, place);
+    fail("%s of %s, into which an asynchronous copy is under way\n  %s, {pc:%p}\n"
+         "  begun by %s, which has not waited for it", DOES[kind], place, who(*now, me), pc,
+         who_is(thread_of(r), other));
+}
+
 template <bool GLOBAL>
 static inline void check(Cell& c, const char* a, int kind, const void* pc) {
     bool atomic = kind == EMU_ATOMIC;
+    if (!GLOBAL && c.write & IN_FLIGHT && epoch_of(c.write) >= block.block_start)
+        in_flight(a, kind, pc, c.write);
     if (!before<GLOBAL>(c.write, block.acquired) && !(atomic && c.write & ATOMIC))
         race(kind == EMU_READ ? "read-write" : "write-write", a, kind, pc, c.write, c.write_pc,
              c.write & ATOMIC ? "atomic" : "write");
@@ -303,6 +313,42 @@ void emu_access(const void* address, long bytes, int kind, const void* pc) {
 void emu_fence(void) { block.acquired |= block.did_atomic; }
 
 void emu_copy(void* to, const void* from, long bytes) { memcpy(to, from, bytes); }
+
+// ---------------------------------------------------------------- asynchronous copies
+
+struct Copy { char* to; const char* from; long bytes; const void* pc; int group; };
+static std::vector<Copy> copies[1024];  // of each thread, the oldest first
+static int groups[1024];                // that it has committed
+
+void memory_begin_thread() {
+    copies[now->id].clear();
+    groups[now->id] = 0;
+}
+
+static void mark(char* to, long bytes, int flags) {
+    for (long i = (to - block.shared) >> shift; i <= (to + bytes - 1 - block.shared) >> shift; i++)
+        shared_cells[i].write = record(flags);
+}
+
+void emu_copy_async(void* to, const void* from, long bytes, const void* pc) {
+    access(from, bytes, EMU_READ, pc);
+    access(to, bytes, EMU_WRITE, pc);  // whatever is there must be over and done with
+    mark((char*)to, bytes, IN_FLIGHT);
+    copies[now->id].push_back({(char*)to, (const char*)from, bytes, pc, groups[now->id]});
+}
+
+void emu_copy_commit(void) { groups[now->id]++; }
+
+void emu_copy_wait(int later) {
+    auto& mine = copies[now->id];
+    size_t done = 0;
+    for (; done < mine.size() && mine[done].group < groups[now->id] - later; done++) {
+        const Copy& c = mine[done];
+        mark(c.to, c.bytes, 0);
+        memcpy(c.to, c.from, c.bytes);
+    }
+    mine.erase(mine.begin(), mine.begin() + done);
+}
 
 // ---------------------------------------------------------------- what the compiler calls
 

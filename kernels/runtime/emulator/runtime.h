@@ -60,6 +60,10 @@ void emu_fence(void);                    // __threadfence
 // An access that the compiler does not announce by itself: vectors, atomics, copies.
 void emu_access(const void* address, long bytes, int kind, const void* pc);
 void emu_copy(void* to, const void* from, long bytes);  // announces nothing
+// Asynchronous copies of a thread, in groups: done in the wait that leaves at most `later` groups.
+void emu_copy_async(void* to, const void* from, long bytes, const void* pc);
+void emu_copy_commit(void);
+void emu_copy_wait(int later);
 void emu_trap(const char* what, int line);              // the kernel itself gives up
 
 }  // extern "C"

@@ -232,6 +232,7 @@ unsigned emu_index(int what) {
 // ---------------------------------------------------------------- a block
 
 static void run_thread() {
+    memory_begin_thread();
     entry(arguments);
     now->wait = RETURNED;
     leave();

@@ -48,6 +48,7 @@ const char* who_is(int id, char* to);            // a thread of this block, by n
 
 void memory_begin_launch();
 void memory_begin_block();
+void memory_begin_thread();                      // `now` is about to run its first line
 char* shared_reserve(long bytes, long align, const char* name, bool dynamic);
 
 void profile_begin_launch();

@@ -1,40 +1,13 @@
-"""Planted bugs: the emulator must report each, with its kind, its place, and who did it."""
+"""Planted bugs in memory: races, bounds, what was never written. Each must be reported, with its
+kind, its place, and who did it."""
 
 import numpy as np
 import pytest
 
 from minillm.kernels.runtime import emulator
-from minillm.kernels.runtime.cuda import Program
+from tests.kernels.runtime.planted import ORDERS, fault, needs_compiler, program, run
 
-pytestmark = pytest.mark.skipif(not emulator.available(), reason="the emulator needs g++")
-
-ORDERS = ("forward", "reverse", "random")
-
-
-def program(folder, body, parameters="float* y, const float* x, int n", before=""):
-    """A Program of one kernel `k`; its body starts on line 5."""
-    path = folder / "planted.cu"
-    path.write_text(
-        f'#include "reduce.cuh"\nconstexpr int THREADS = 64;\n{before}\n'
-        f"__global__ void k({parameters}) {{\n{body}\n}}\n"
-    )
-    return Program(path)
-
-
-def run(planted, n=256, grid=4, order="forward", **how):
-    """Launch on `n` elements; what it wrote."""
-    x, y = np.arange(n, dtype=np.float32), np.full(n, np.nan, np.float32)
-    with emulator.options(order):
-        planted.launch("k", x.dtype, grid, y, x, n, **how)
-    return y
-
-
-def fault(planted, order="forward", **how):
-    """The report of a launch that must fail."""
-    with pytest.raises(emulator.KernelFault) as error:
-        run(planted, order=order, **how)
-    return str(error.value)
-
+pytestmark = needs_compiler
 
 REVERSE = """__shared__ float tile[64];
 int t = threadIdx.x, i = blockIdx.x * 64 + t;
@@ -170,77 +143,6 @@ y[threadIdx.x + 64 * blockIdx.x] = blockIdx.x ? s : 0;"""
     assert "which no thread of this block has written" in text and "block (1,0,0)" in text
 
 
-def test_divergent_barriers(tmp_path):
-    body = "if (threadIdx.x < 32)\n__syncthreads();\nelse\n__syncthreads();\ny[0] = 0;"
-    text = fault(program(tmp_path, body))
-    assert "divergent barrier" in text and "line 6" in text and "line 8" in text
-    assert "thread (0,0,0)" in text and "thread (32,0,0)" in text
-
-
-def test_a_barrier_that_some_threads_skip(tmp_path):
-    text = fault(program(tmp_path, "if (threadIdx.x == 40) return;\n__syncthreads();"))
-    assert "another has returned" in text and "line 6" in text and "thread (40,0,0)" in text
-
-
-def test_a_deadlock_says_who_waits_for_what(tmp_path):
-    body = """if (threadIdx.x < 32)
-    __syncthreads();
-else if (threadIdx.x != 50)
-    __shfl_xor_sync(0xffffffff, 1.0f, 1);
-else
-    __syncthreads();"""
-    text = fault(program(tmp_path, body))
-    assert "deadlock" in text and "for lanes 0xffffffff" in text
-    assert "thread (32,0,0)" in text and "line 8" in text and "line 6" in text
-
-
-def test_a_shuffle_with_a_lane_that_has_returned(tmp_path):
-    body = "if (threadIdx.x == 3) return;\ny[threadIdx.x] = __shfl_xor_sync(0xffffffff, 1.0f, 1);"
-    assert "waits for lane 3" in fault(program(tmp_path, body))
-
-
-def test_a_shuffle_from_a_lane_outside_its_mask(tmp_path):
-    body = "if (threadIdx.x < 16) y[threadIdx.x] = __shfl_sync(0xffff, 1.0f, 20);"
-    assert "reads lane 20, which is not in its mask" in fault(program(tmp_path, body))
-
-
-def test_lanes_at_different_warp_operations(tmp_path):
-    body = """float v = 0;
-if (threadIdx.x % 2) v = __shfl_xor_sync(0xffffffff, 1.0f, 1);
-else v = __shfl_xor_sync(0xffffffff, 1.0f, 1);
-y[threadIdx.x] = v;"""
-    body = body.replace("\nelse v", "\nelse\nv")
-    assert "divergent warp" in fault(program(tmp_path, body))
-
-
-WARP = """__shared__ float s[64];
-int t = threadIdx.x;
-s[t] = x[t];
-{sync}
-y[t] = s[t ^ 1];"""
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_warp_needs_its_own_barrier(tmp_path, order):
-    y = run(program(tmp_path, WARP.format(sync="__syncwarp();")), grid=1, order=order)
-    assert (y[:64] == np.arange(64) ^ 1).all()
-    text = fault(program(tmp_path, WARP.format(sync="")), order, grid=1)
-    assert "shared s" in text and "planted.cu:9" in text
-
-
-def test_a_warp_barrier_does_not_order_other_warps(tmp_path):
-    body = WARP.format(sync="__syncwarp();").replace("t ^ 1", "t ^ 32")
-    assert "shared s" in fault(program(tmp_path, body), grid=1)
-
-
-def test_a_partial_warp_barrier_orders_its_lanes_only(tmp_path):
-    half = "if (t % 32 < 16) __syncwarp(0x0000ffff); else __syncwarp(0xffff0000);"
-    y = run(program(tmp_path, WARP.format(sync=half)), grid=1)
-    assert (y[:64] == np.arange(64) ^ 1).all()
-    body = WARP.format(sync=half).replace("t ^ 1", "t ^ 16")
-    assert "shared s" in fault(program(tmp_path, body), grid=1)
-
-
 def test_misaligned_vectors(tmp_path):
     body = "float4 v = *(const float4*)(x + threadIdx.x);\ny[threadIdx.x] = v.x + v.w;"
     text = fault(program(tmp_path, body), grid=1)
@@ -255,13 +157,3 @@ def test_an_aligned_vector_at_the_end(tmp_path):
 def test_too_much_static_shared_memory(tmp_path):
     text = fault(program(tmp_path, "__shared__ float s[13000]; s[threadIdx.x] = 0; y[0] = 1;"))
     assert "52000 bytes of static shared memory: a block has 49152" in text
-
-
-def test_faults_inside_a_house_header_name_both_lines(tmp_path):
-    body = "if (threadIdx.x == 9) return;\ny[threadIdx.x] = block_sum<64>(x[threadIdx.x]);"
-    assert "lane 9" in fault(program(tmp_path, body), grid=1)
-
-
-def test_assertions_and_traps(tmp_path):
-    text = fault(program(tmp_path, "assert(n < 10);\ny[0] = 0;"), grid=1)
-    assert "assert(n < 10)" in text and "line 5" in text
