@@ -61,12 +61,15 @@ _SHAPES = [
     _shape(B=2, H=4, G=2, T=33, S=130, D=32),
     _shape(B=1, H=4, G=1, T=100, S=37, D=65, causal=True),
     _shape(B=1, H=2, G=2, T=1, S=200, D=16),
+    _shape(B=1, H=2, G=1, T=140, S=9, D=5, causal=True),
+    _shape(T=3, S=5, D=130),
     _shape(B=0, H=2, G=2, T=4, S=4, D=8),
 ]
 _BENCH = [
     _shape(B=12, H=4, G=4, T=64, S=64, D=32, causal=True),
     _shape(B=8, H=6, G=6, T=256, S=256, D=64, causal=True),
 ]
+_BENCH_GPU = [_shape(B=8, H=16, G=16, T=1024, S=1024, D=64, causal=True)]
 
 attention_forward = Kernel(
     __name__,
@@ -75,6 +78,7 @@ attention_forward = Kernel(
     inputs=_forward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=_cost(2, lambda q, k, v, scale, causal: (q, k, v, q)),
 )
 
@@ -86,6 +90,7 @@ attention_backward = Kernel(
     inputs=_backward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=_cost(5, lambda dout, q, k, v, out, *_: (dout, q, k, v, out, q, k, v)),
     statistics=(5,),
 )

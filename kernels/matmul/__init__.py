@@ -34,6 +34,7 @@ matmul = Kernel(
         dict(a=(65, 130), b=(130, 33)),
         dict(a=(5, 3), b=(5, 7), transpose="a"),
         dict(a=(3, 5), b=(7, 5), transpose="b"),
+        dict(a=(20, 70), b=(130, 20), transpose="ab"),
         dict(a=(2, 3, 17, 9), b=(9, 12)),
         dict(a=(2, 1, 4, 9), b=(3, 9, 5)),
         dict(a=(0, 4), b=(4, 3)),
@@ -44,5 +45,9 @@ matmul = Kernel(
         dict(a=(2048, 384), b=(384, 1536)),
         dict(a=(1024, 1024), b=(1024, 1024)),
     ],  # fmt: skip
+    bench_gpu=[
+        dict(a=(4096, 4096), b=(4096, 4096)),
+        dict(a=(8192, 768), b=(3072, 768), transpose="b"),  # an MLP of GPT-2 small
+    ],
     cost=_cost,
 )
