@@ -30,5 +30,6 @@ dropout = Kernel(
         dict(shape=(9,), p=1.0),
     ],  # fmt: skip
     bench=[dict(shape=(768, 128), p=0.1), dict(shape=(2048, 768), p=0.1)],
+    bench_gpu=[dict(shape=(16384, 4096), p=0.1)],
     cost=lambda x, p, key: Cost(2 * x.nbytes, x.size),
 )

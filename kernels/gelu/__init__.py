@@ -31,6 +31,7 @@ _SHAPES = [
 ]
 _BENCH = [dict(shape=(768, 512), tanh=True), dict(shape=(2048, 3072), tanh=True)]
 _BENCH += [dict(shape=(2048, 3072), tanh=False)]
+_BENCH_GPU = [dict(shape=(16384, 16384), tanh=True)]
 
 gelu_forward = Kernel(
     __name__,
@@ -39,6 +40,7 @@ gelu_forward = Kernel(
     inputs=_forward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda x, tanh: Cost(2 * x.nbytes, 20 * x.size),
 )
 
@@ -49,5 +51,6 @@ gelu_backward = Kernel(
     inputs=_backward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda dy, x, tanh: Cost(3 * x.nbytes, 30 * x.size),
 )

@@ -28,8 +28,10 @@ rotary = Kernel(
         dict(B=2, H=3, T=5, D=6),
         dict(B=0, H=1, T=3, D=4),
         dict(B=2, H=2, T=33, D=34, inverse=True),
+        dict(B=2, H=3, T=150, D=16, inverse=True),
     ],  # fmt: skip
     bench=[dict(B=12, H=4, T=64, D=32), dict(B=8, H=6, T=256, D=64)],
+    bench_gpu=[dict(B=8, H=32, T=2048, D=128)],
     cost=lambda x, cos, sin, inverse: Cost(2 * x.nbytes, 3 * x.size),
     statistics=(1, 2),
 )

@@ -21,6 +21,7 @@ def _backward_inputs(rng, shape):
 
 _SHAPES = [dict(shape=shape) for shape in ((), (7,), (3, 5, 65), (131, 257), (0, 4))]
 _BENCH = [dict(shape=(768, 384)), dict(shape=(2048, 2048))]
+_BENCH_GPU = [dict(shape=(16384, 11008))]
 
 swiglu_forward = Kernel(
     __name__,
@@ -29,6 +30,7 @@ swiglu_forward = Kernel(
     inputs=_forward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda gate, up: Cost(3 * gate.nbytes, 17 * gate.size),
 )
 
@@ -39,5 +41,6 @@ swiglu_backward = Kernel(
     inputs=_backward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda dy, gate, up: Cost(5 * gate.nbytes, 22 * gate.size),
 )
