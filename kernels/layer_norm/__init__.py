@@ -28,7 +28,9 @@ def _backward_inputs(rng, N, C):
 
 
 _SHAPES = [dict(N=1, C=1), dict(N=3, C=5), dict(N=37, C=65), dict(N=130, C=128), dict(N=0, C=8)]
+_SHAPES += [dict(N=5, C=1544), dict(N=2, C=1031)]  # rows of several warps: in packs, and not
 _BENCH = [dict(N=768, C=128), dict(N=2048, C=768)]
+_BENCH_GPU = [dict(N=16384, C=4096)]
 
 layer_norm_forward = Kernel(
     __name__,
@@ -37,6 +39,7 @@ layer_norm_forward = Kernel(
     inputs=_forward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda x, weight, bias, eps: Cost(2 * x.nbytes, 8 * x.size),
 )
 
@@ -47,6 +50,7 @@ layer_norm_backward = Kernel(
     inputs=_backward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda dy, x, weight, mean, rstd: Cost(3 * x.nbytes, 14 * x.size),
     statistics=(3, 4),
 )

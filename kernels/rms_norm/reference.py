@@ -11,7 +11,25 @@ def rms_norm_forward(x, weight, eps):
 
 def rms_norm_backward(dy, x, weight, rstd):
     dtype, (dy, x, weight, rstd) = float_like(dy, x, weight, rstd)
+    dx, dweight = _backward(dy, x, weight, rstd)
+    return dx.astype(dtype), dweight.astype(dtype)
+
+
+def add_rms_norm_forward(x, residual, weight, eps):
+    dtype, (x, residual) = float_like(x, residual)
+    total = (x + residual).astype(dtype)
+    y, rstd = rms_norm_forward(total, weight, eps)
+    return y, total, rstd
+
+
+def add_rms_norm_backward(dy, dtotal, total, weight, rstd):
+    dtype, (dy, dtotal, total, weight, rstd) = float_like(dy, dtotal, total, weight, rstd)
+    dx, dweight = _backward(dy, total, weight, rstd)
+    return (dtotal + dx).astype(dtype), dweight.astype(dtype)
+
+
+def _backward(dy, x, weight, rstd):
     xhat = x * rstd[:, None]
     g = dy * weight
     dx = rstd[:, None] * (g - xhat * (g * xhat).mean(-1, keepdims=True))
-    return dx.astype(dtype), (dy * xhat).sum(0).astype(dtype)
+    return dx, (dy * xhat).sum(0)

@@ -12,6 +12,13 @@ __device__ __forceinline__ unsigned short bf16_from_float(float x) {
     return bits;
 }
 
+// Two at once: `low` in the lower 16 bits, `high` in the upper.
+__device__ __forceinline__ unsigned bf16x2_from_floats(float low, float high) {
+    unsigned bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
 __device__ __forceinline__ unsigned short fp16_from_float(float x) {
     unsigned short bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
@@ -24,12 +31,33 @@ __device__ __forceinline__ float float_from_fp16(unsigned short bits) {
     return x;
 }
 
+// Copies 16 aligned bytes of global memory to shared memory, past the registers and the first-level
+// cache, while the thread goes on. What was begun since the last commit is a group; the thread that
+// began a copy may read it after it has waited until at most LATER of its newer groups are left.
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                 :: "r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+}
+
+__device__ __forceinline__ void copy_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int LATER>
+__device__ __forceinline__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" :: "n"(LATER) : "memory");
+}
+
 #else
 
 inline unsigned short bf16_from_float(float x) {
     unsigned u = __float_as_uint(x);
     if (x != x) return 0x7fff;
     return (unsigned short)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+inline unsigned bf16x2_from_floats(float low, float high) {
+    return bf16_from_float(low) | (unsigned)bf16_from_float(high) << 16;
 }
 
 inline unsigned short fp16_from_float(float x) {
@@ -50,6 +78,13 @@ inline float float_from_fp16(unsigned short bits) {
                              : (float)size / 16777216.0f;
     return __uint_as_float(__float_as_uint(x) | sign);
 }
+
+// Done as late as the program allows, in the wait for it: until then, touching the place is a fault.
+__attribute__((always_inline)) inline void copy_async_16(void* shared, const void* global) {
+    emu_copy_async(shared, global, 16, emu::here());
+}
+inline void copy_async_commit() { emu_copy_commit(); }
+template <int LATER> inline void copy_async_wait() { emu_copy_wait(LATER); }
 
 #endif
 
