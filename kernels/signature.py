@@ -73,6 +73,7 @@ def _fits(wanted: tuple[str, ...], shape: tuple[int, ...], sizes: dict[str, Any]
         return False
     for letter, size in zip(wanted, shape):
         whole, half, _ = letter.partition("/2")
-        if sizes.setdefault(whole, 2 * size if half else size) // (2 if half else 1) != size:
+        size *= 2 if half else 1
+        if sizes.setdefault(whole, size) != size:
             return False
     return True

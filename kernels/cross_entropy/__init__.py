@@ -9,7 +9,8 @@ With p the softmax of a row x, t its target, a the label smoothing and V the num
 
 Rows whose target is `ignore_index` have loss 0 and gradient 0. Losses are in at least float32.
 The caller scales and sums; rows are independent. Forward and backward together need one
-exponential an element and read the logits, the largest array of a training step, once.
+exponential an element and read the logits, the largest array of a training step, once. With
+`inplace` the gradient overwrites the logits, and is returned as the same array.
 """
 
 from minillm.device import Array
@@ -38,14 +39,20 @@ def _inputs(rng, N, V, label_smoothing=0.0, ignored=0.0):
     return rng.normal(0.0, 3.0, (N, V)), targets, -100, label_smoothing
 
 
+def _backward_inputs(rng, N, V, label_smoothing=0.0, ignored=0.0, inplace=False):
+    return *_inputs(rng, N, V, label_smoothing, ignored), inplace
+
+
 _SHAPES = [
     dict(N=1, V=1),
     dict(N=3, V=5, ignored=1.0),
     dict(N=37, V=65, ignored=0.3),
     dict(N=130, V=257, label_smoothing=0.1, ignored=0.1),
+    dict(N=3, V=4104, label_smoothing=0.1),  # a row for two warps or more
     dict(N=0, V=8),
 ]
 _BENCH = [dict(N=768, V=65), dict(N=512, V=50257)]
+_BENCH_GPU = [dict(N=8192, V=50304)]
 
 cross_entropy_forward = Kernel(
     __name__,
@@ -54,16 +61,19 @@ cross_entropy_forward = Kernel(
     inputs=_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda logits, *_: Cost(logits.nbytes, 4 * logits.size),
 )
 
 cross_entropy_forward_backward = Kernel(
     __name__,
     "cross_entropy_forward_backward",
-    "logits (N, V), targets (N,) int64, ignore_index, label_smoothing"
+    "logits (N, V), targets (N,) int64, ignore_index, label_smoothing, inplace"
     " -> losses (N,), dlogits (N, V)",
-    inputs=_inputs,
-    shapes=_SHAPES,
+    inputs=_backward_inputs,
+    shapes=[*_SHAPES, *(dict(shape, inplace=True) for shape in _SHAPES[1:-1])],
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda logits, *_: Cost(2 * logits.nbytes, 5 * logits.size),
+    mutates=(0,),  # only with inplace: without it, tests see that the logits stay
 )

@@ -9,8 +9,8 @@ from minillm.kernels.runtime.vmath import amax, exp
 
 
 @jit
-def _loss(row, target, shift, total, smoothing):
-    """Loss of one row from its maximum and the sum of its exponentials."""
+def _distance(row, target, shift, smoothing):
+    """How far below its maximum a row is where it should be high: its loss but for log total."""
     V = row.size
     distance = shift - row[target]
     if smoothing != 0:  # else 0 times an infinite distance would be NaN
@@ -19,7 +19,7 @@ def _loss(row, target, shift, total, smoothing):
             away += shift - row[c]
         mean = away / row.dtype.type(V)
         distance = (row.dtype.type(1) - smoothing) * distance + smoothing * mean
-    return np.log(total) + distance
+    return distance
 
 
 @jit
@@ -35,7 +35,7 @@ def _forward(start, stop, logits, targets, ignore_index, label_smoothing, losses
         total = row.dtype.type(0)
         for c in range(V):
             total += exp(row[c] - shift)
-        losses[n] = _loss(row, targets[n], shift, total, smoothing)
+        losses[n] = np.log(total) + _distance(row, targets[n], shift, smoothing)
 
 
 def cross_entropy_forward(logits, targets, ignore_index, label_smoothing):
@@ -48,7 +48,9 @@ def cross_entropy_forward(logits, targets, ignore_index, label_smoothing):
 
 
 @jit
-def _forward_backward(start, stop, logits, targets, ignore_index, label_smoothing, losses, dlogits):
+def _forward_backward(
+    start, stop, logits, targets, ignore_index, label_smoothing, losses, dlogits, inplace
+):
     V = logits.shape[1]
     smoothing, one = logits.dtype.type(label_smoothing), logits.dtype.type(1)
     floor = smoothing / logits.dtype.type(V)
@@ -59,22 +61,29 @@ def _forward_backward(start, stop, logits, targets, ignore_index, label_smoothin
             out[:] = 0
             continue
         shift = amax(row)
+        distance = _distance(row, targets[n], shift, smoothing)  # before the row is overwritten
         total = row.dtype.type(0)
-        for c in range(V):
-            e = exp(row[c] - shift)
-            out[c] = e
-            total += e
-        losses[n] = _loss(row, targets[n], shift, total, smoothing)
+        if inplace:  # a loop of its own, of one array: of two that overlap none vectorises
+            for c in range(V):
+                e = exp(out[c] - shift)
+                out[c] = e
+                total += e
+        else:
+            for c in range(V):
+                e = exp(row[c] - shift)
+                out[c] = e
+                total += e
+        losses[n] = np.log(total) + distance
         scale = one / total
         for c in range(V):
             out[c] = out[c] * scale - floor
         out[targets[n]] -= one - smoothing
 
 
-def cross_entropy_forward_backward(logits, targets, ignore_index, label_smoothing):
+def cross_entropy_forward_backward(logits, targets, ignore_index, label_smoothing, inplace):
     N, V = logits.shape
     check_targets(targets, V, ignore_index)
-    losses, dlogits = np.empty(N, logits.dtype), np.empty_like(logits)
-    args = logits, targets, ignore_index, float(label_smoothing), losses, dlogits
+    losses, dlogits = np.empty(N, logits.dtype), logits if inplace else np.empty_like(logits)
+    args = logits, targets, ignore_index, float(label_smoothing), losses, dlogits, bool(inplace)
     parallel(_forward_backward, N, rows_worth_a_thread(V), *args)
     return losses, dlogits

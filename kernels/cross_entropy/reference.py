@@ -22,11 +22,14 @@ def cross_entropy_forward(logits, targets, ignore_index, label_smoothing):
     return xp.where(counted, losses, 0)
 
 
-def cross_entropy_forward_backward(logits, targets, ignore_index, label_smoothing):
+def cross_entropy_forward_backward(logits, targets, ignore_index, label_smoothing, inplace):
     losses = cross_entropy_forward(logits, targets, ignore_index, label_smoothing)
     xp, (N, V) = xp_of(logits), logits.shape
     dtype, (x,) = float_like(logits)
     counted = targets != ignore_index
     dx = xp.exp(_log_softmax(x)) - label_smoothing / V
     dx[xp.arange(N), xp.where(counted, targets, 0)] -= 1 - label_smoothing
-    return losses, xp.where(counted[:, None], dx, 0).astype(dtype)
+    dx = xp.where(counted[:, None], dx, 0).astype(dtype)
+    if inplace:
+        logits[...] = dx
+    return losses, logits if inplace else dx

@@ -20,8 +20,16 @@ def _backward_inputs(rng, N, C):
     return rng.normal(size=(N, C)), y / y.sum(-1, keepdims=True)
 
 
-_SHAPES = [dict(N=1, C=1), dict(N=3, C=5), dict(N=37, C=65), dict(N=130, C=257), dict(N=0, C=8)]
+_SHAPES = [
+    dict(N=1, C=1),
+    dict(N=3, C=5),
+    dict(N=37, C=65),
+    dict(N=130, C=257),
+    dict(N=3, C=4104),  # a row for two warps or more
+    dict(N=0, C=8),
+]
 _BENCH = [dict(N=768, C=256), dict(N=2048, C=1024)]
+_BENCH_GPU = [dict(N=16384, C=4096)]
 
 softmax_forward = Kernel(
     __name__,
@@ -30,6 +38,7 @@ softmax_forward = Kernel(
     inputs=_forward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda x: Cost(2 * x.nbytes, 5 * x.size),
 )
 
@@ -40,5 +49,6 @@ softmax_backward = Kernel(
     inputs=_backward_inputs,
     shapes=_SHAPES,
     bench=_BENCH,
+    bench_gpu=_BENCH_GPU,
     cost=lambda dy, y: Cost(3 * y.nbytes, 4 * y.size),
 )

@@ -30,7 +30,7 @@ def test_words_after_a_shape_are_no_arguments():
         ("x (N, C), w (C,)", [(2, 3), (4,)], r"w \(4,\) must be \(C\) with C=3"),
         ("x (N, C), w (C,)", [(2,), (2,)], r"x \(2,\) must be \(N, C\)"),
         ("x (T, D), cos (T, D/2)", [(5, 6), (5, 3)], None),
-        ("x (T, D), cos (T, D/2)", [(5, 7), (5, 3)], None),
+        ("x (T, D), cos (T, D/2)", [(5, 7), (5, 3)], "cos .* with T=5, D=7"),
         ("x (T, D), cos (T, D/2)", [(5, 6), (5, 2)], "cos"),
         ("gate (...), up (...)", [(2, 3), (2, 3)], None),
         ("gate (...), up (...)", [(2, 3), (6,)], "up"),
