@@ -50,6 +50,7 @@ class Kernel(Implementations):
         inputs: `inputs(rng, **shape) -> args`; float64 arrays in it are cast to the tested dtype.
         shapes: small and odd shapes to test, as keyword arguments of `inputs`.
         bench: shapes to measure, as keyword arguments of `inputs`.
+        bench_gpu: shapes to measure on a GPU, which larger ones fill; `bench` if there are none.
         cost: `cost(*args) -> Cost`, from the arguments of a call.
         mutates: positions of the arguments that are changed in place.
         dtypes: dtypes that cpu implementations must handle.
@@ -69,10 +70,12 @@ class Kernel(Implementations):
         mutates: tuple[int, ...] = (),
         dtypes: tuple[str, ...] = ("float32", "float64"),
         statistics: tuple[int, ...] = (),
+        bench_gpu: list[dict[str, Any]] | None = None,
     ):
         super().__init__(package, name, signature, dtypes)
         self.inputs, self.shapes, self.bench, self.cost = inputs, shapes, bench, cost
         self.mutates, self.statistics = mutates, statistics
+        self.bench_gpu = bench_gpu or bench
         self.op = package.rpartition(".")[2]
         self._resolved: dict[tuple, Callable] = {}
         KERNELS[name] = self

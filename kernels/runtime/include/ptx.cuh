@@ -31,6 +31,20 @@ __device__ __forceinline__ float float_from_fp16(unsigned short bits) {
     return x;
 }
 
+// 2^x to 2 units in the last place, in one instruction; results below 2^-126 are 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// 1 / x to 1 unit in the last place, in one instruction; 0 from 2^126 on.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Copies 16 aligned bytes of global memory to shared memory, past the registers and the first-level
 // cache, while the thread goes on. What was begun since the last commit is a group; the thread that
 // began a copy may read it after it has waited until at most LATER of its newer groups are left.
@@ -77,6 +91,16 @@ inline float float_from_fp16(unsigned short bits) {
             : size >= 0x0400 ? __uint_as_float((size << 13) + 0x38000000)
                              : (float)size / 16777216.0f;
     return __uint_as_float(__float_as_uint(x) | sign);
+}
+
+inline float exp2_fast(float x) {
+    float y = exp2(x);
+    return y < 1.17549435e-38f ? 0.0f : y;
+}
+
+inline float reciprocal_fast(float x) {
+    float y = 1.0f / x;
+    return fabs(y) < 1.17549435e-38f ? 0.0f : y;
 }
 
 // Done as late as the program allows, in the wait for it: until then, touching the place is a fault.
