@@ -8,9 +8,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-_LINUX = (
-    "; platform_system == 'Linux' and (platform_machine == 'x86_64' or platform_machine == 'aarch64')"
-)
+_LINUX = "; platform_system == 'Linux' and platform_machine in 'x86_64 aarch64'"
 # Compiles CUDA C++ to machine code, and reads it, without a GPU: for the tests of every .cu file.
 _TOOLKIT = [
     "cuda-bindings==13.0.*",
@@ -21,8 +19,8 @@ _TOOLKIT = [
 
 EXTRAS = {
     "mpi": ["mpich"],  # brings its own mpirun, which takes `-n 4` as root and on two cores
-    "cuda12": ["cupy-cuda12x[ctk]", "numba-cuda[cu12]"],
-    "cuda13": ["cupy-cuda13x[ctk]", "numba-cuda[cu13]"],
+    "cuda12": ["cupy-cuda12x[ctk]>=14", "numba-cuda[cu12]"],
+    "cuda13": ["cupy-cuda13x[ctk]>=14", "numba-cuda[cu13]"],
     "toolkit": [requirement + _LINUX for requirement in _TOOLKIT],
     "bench": ["torch", "pytest", "pytest-benchmark"],
     "test": ["hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "ruff"],

@@ -18,13 +18,14 @@ import numpy as np
 
 from minillm import env, no_grad
 from minillm.data import Loader, prepare
-from minillm.distributed import DistributedDataParallel, all_reduce, on_root, world
+from minillm.device import explain_out_of_memory, module
+from minillm.distributed import DistributedDataParallel, all_reduce, on_root, take_gpu, world
 from minillm.errors import UserError
 from minillm.models.generate import generate
 from minillm.optim import clip_grad_norm
 from minillm.random import manual_seed
 from minillm.train import checkpoint
-from minillm.train.build import build_model, build_optimizer, build_schedule
+from minillm.train.build import build_model, build_optimizer, build_precision, build_schedule
 from minillm.train.metrics import MetricsLog, StepTimer, measure_peak, plot, read
 from minillm.train.progress import Progress
 from minillm.train.report import (
@@ -45,6 +46,7 @@ def main(comm, argv):
     # --- configuration: rank 0 decides, the others are told ---------------------------------------
     run = on_root(comm, partial(open_run, argv, comm.size))
     config, out = run.config, run.out
+    gpus = take_gpu(comm) if config.device == "cuda" else ""
 
     # --- data: rank 0 encodes it once, then every rank maps the same file -------------------------
     def load_data():
@@ -55,8 +57,9 @@ def main(comm, argv):
 
     on_root(comm, lambda: load_data() and None)
     data = load_data()
-    loader = Loader(data.train, config.batch_size, config.block_size, config.seed)
-    val_loader = Loader(data.val, config.batch_size, config.block_size, config.seed + 1)
+    sizes = config.batch_size, config.block_size
+    loader = Loader(data.train, *sizes, config.seed, config.device)
+    val_loader = Loader(data.val, *sizes, config.seed + 1, config.device)
     prompt = data.tokenizer.opening(config.prompt)  # (T,), refused now rather than at the end
 
     # --- model and optimiser, from nothing or from a checkpoint -----------------------------------
@@ -64,6 +67,7 @@ def main(comm, argv):
     model = build_model(config, data.tokenizer.vocab_size)
     optimizer = build_optimizer(config, model)
     lr_scale = build_schedule(config)
+    precision = build_precision(config)
     step = resume(run, data, model, optimizer) if run.resume else 0
     on_root(comm, partial(create_folder, run))  # nothing can refuse the run any more
     ddp = DistributedDataParallel(
@@ -72,25 +76,26 @@ def main(comm, argv):
     rehearse(comm, config)
     peak = over_ranks(comm, measure_peak(config.device, config.dtype))
     if root:
-        print(introduction(run, data, model, comm, env.THREADS, peak, step), flush=True)
+        print(introduction(run, data, model, comm, env.THREADS, peak, step, gpus), flush=True)
 
     # --- loop -------------------------------------------------------------------------------------
     log = MetricsLog(out / "metrics.jsonl", step) if root else None
     tokens = config.batch_size * config.block_size  # of a step, over all ranks
     pieces = micro_batches(config, comm)
-    timer = StepTimer(tokens, model.flops_per_token(), peak)
+    timer = StepTimer(tokens, model.flops_per_token(), peak, config.device)
     with Progress(config.steps, step, show=root) as progress:
         while step < config.steps:
             manual_seed((config.seed, step, comm.rank))  # dropout: a step can be run again alone
-            loss = 0.0
+            losses = []  # read when the step is done: reading one waits for the GPU
             for start, stop in pieces:
                 x, y = loader.batch(step, start, stop)  # (b, T)
                 with nullcontext() if stop == pieces[-1][1] else ddp.no_sync():
-                    part = model(x, y, reduction="sum")[1] / tokens
+                    with precision:
+                        part = model(x, y, reduction="sum", keep_logits=False)[1] / tokens
                     part.backward()
-                loss += part.item()
+                losses.append(part.detach())
             ddp.finish()
-            loss = over_ranks(comm, loss)
+            loss = over_ranks(comm, sum(part.item() for part in losses))
             norm, clip = clip_grad_norm(optimizer.groups, config.grad_clip or math.inf)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 starts = loader.starts(step)
@@ -153,14 +158,15 @@ def micro_batches(config, comm):
 def evaluate(comm, model, loader, config):
     """Mean validation loss in nats a token, the same on every rank: each sums its share."""
     model.eval()
-    total = 0.0
+    losses = []
     for i in range(config.eval_batches):
         for start, stop in micro_batches(config, comm):
             x, y = loader.batch(i, start, stop)  # (b, T)
-            total += model(x, y, reduction="sum")[1].item()
+            with build_precision(config):
+                losses.append(model(x, y, reduction="sum")[1])
     model.train()
     tokens = config.eval_batches * config.batch_size * config.block_size
-    return over_ranks(comm, total) / tokens
+    return over_ranks(comm, sum(loss.item() for loss in losses)) / tokens
 
 
 def rehearse(comm, config):
@@ -170,10 +176,12 @@ def rehearse(comm, config):
         if (comm.rank == 0) == (turn == 0):
             model = build_model(tiny, 32)
             optimizer = build_optimizer(tiny, model)
-            ids = np.zeros((2, 16), np.int64)  # (B, T)
-            model(ids, ids, reduction="sum")[1].backward()
+            ids = module(config.device).zeros((2, 16), "int64")  # (B, T)
+            with build_precision(config):
+                loss = model(ids, ids, reduction="sum")[1]
+            loss.backward()
             optimizer.step(clip_grad_norm(optimizer.groups, 1.0)[1])
-            with no_grad():
+            with no_grad(), build_precision(config):
                 model.eval()(ids, ids)
         comm.barrier()
 
@@ -208,4 +216,5 @@ def write_sample(out, model, config, data, prompt):
 
 
 if __name__ == "__main__":
-    main(world(), sys.argv[1:])
+    with explain_out_of_memory():
+        main(world(), sys.argv[1:])

@@ -10,13 +10,16 @@ and tensor cores are not in them.
 import argparse
 import datetime
 import sys
+from pathlib import Path
 
-from minillm.kernels.instrument import compare, outputs
-from minillm.kernels.registry import Kernel, declared
-from minillm.kernels.runtime import emulator, nvrtc
-from minillm.kernels.runtime.cubins import has_tools, inspect
-from minillm.kernels.runtime.cuda import program
-from minillm.kernels.runtime.emulator import report
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `minillm` of this checkout, installed or not
+
+from minillm.kernels.instrument import compare, outputs  # noqa: E402
+from minillm.kernels.registry import Kernel, declared  # noqa: E402
+from minillm.kernels.runtime import emulator, nvrtc  # noqa: E402
+from minillm.kernels.runtime.cubins import has_tools, inspect  # noqa: E402
+from minillm.kernels.runtime.cuda import program  # noqa: E402
+from minillm.kernels.runtime.emulator import report  # noqa: E402
 
 ARCH = "sm_90a"
 DTYPE = "bfloat16"

@@ -16,6 +16,7 @@ import importlib
 from typing import Any
 
 from minillm import tensor_functions
+from minillm.autocast import autocast
 from minillm.autograd import detect_anomaly, enable_grad, no_grad, set_grad_enabled
 from minillm.errors import UserError
 from minillm.gradcheck import gradcheck
@@ -25,8 +26,8 @@ from minillm.tensor_functions import *  # noqa: F403
 
 __version__ = "0.1.0"
 __all__ = [
-    "Tensor", "UserError", "detect_anomaly", "enable_grad", "env", "gradcheck", "manual_seed",
-    "no_grad", "set_grad_enabled", *tensor_functions.__all__,
+    "Tensor", "UserError", "autocast", "detect_anomaly", "enable_grad", "env", "gradcheck",
+    "manual_seed", "no_grad", "set_grad_enabled", *tensor_functions.__all__,
 ]  # fmt: skip
 
 _SUBMODULES = ("data", "distributed", "functional", "kernels", "models", "nn", "optim", "train")

@@ -161,7 +161,9 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
         if node.op.scatter is not None and isinstance(whole, Node) and whole.shape:
             grads = (_scatter(pending, owned, node, dout),)
         else:
-            grads = node.op.backward(dout, node.saved, [edge is not None for edge in node.edges])
+            saved = _copies(node.saved) if retain_graph and node.op.overwrites else node.saved
+            grads = node.op.backward(dout, saved, [edge is not None for edge in node.edges])
+            saved = None
         for observe in observers:
             observe("backward", node.op, dout, grads)
         edges = node.edges
@@ -185,6 +187,10 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
             else:
                 _skip(edge, consumers, pending, ready)
         dout = grads = g = None  # or the last ones would live on while the next op runs
+
+
+def _copies(saved: Sequence) -> tuple:
+    return tuple(a.copy() if hasattr(a, "dtype") else a for a in saved)
 
 
 def _add(pending: dict[Any, Array], owned: set[Any], node: Node | Leaf, grad: Array) -> None:
@@ -239,6 +245,7 @@ def _skip(node: Node, consumers: dict, pending: dict, ready: list) -> None:
 
 class _Mode(threading.local):  # each thread its own: ranks may be threads
     enabled = True
+    autocast: Any = None  # set by minillm.autocast
 
 
 mode = _Mode()

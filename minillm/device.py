@@ -1,6 +1,8 @@
 """Where arrays live: NumPy on the CPU, CuPy on a GPU. CuPy is imported only when asked for."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,7 @@ Array = Any  # numpy.ndarray or cupy.ndarray: the same code runs on both
 
 def xp_of(array: Array) -> ModuleType:
     """The array module (`numpy` or `cupy`) that `array` belongs to."""
-    if isinstance(array, np.ndarray | np.generic):
+    if isinstance(array, (np.ndarray, np.generic)):
         return np
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
@@ -23,7 +25,7 @@ def module(device: str) -> ModuleType:
     """The array module of a device name, `"cpu"` or `"cuda"`.
 
     Raises:
-        UserError: unknown device, CuPy not installed, or no usable GPU.
+        UserError: unknown device; CuPy not installed or broken; no usable GPU.
     """
     if device == "cpu":
         return np
@@ -31,9 +33,14 @@ def module(device: str) -> ModuleType:
         raise UserError(f"unknown device {device!r}: choose 'cpu' or 'cuda'")
     try:
         import cupy
-    except ImportError:
+    except ModuleNotFoundError:
         raise UserError(
             "device 'cuda' needs CuPy: pip install 'minillm[cuda13]' (or cuda12)"
+        ) from None
+    except ImportError as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"device 'cuda': CuPy is installed but does not load ({reason[0]}): see minillm doctor"
         ) from None
     if not cupy.cuda.is_available():
         raise UserError("device 'cuda': CuPy finds no usable GPU or driver; use --device cpu")
@@ -51,6 +58,20 @@ def to_device(array: Array, device: str) -> Array:
         return array
     xp = module(device)
     return xp.asarray(array) if xp is not np else sys.modules["cupy"].asnumpy(array)
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Raise UserError where a GPU runs out of memory inside a `with` block."""
+    try:
+        yield
+    except MemoryError as error:
+        if not type(error).__module__.startswith("cupy"):
+            raise
+        raise UserError(
+            f"the GPU is out of memory ({error}): try a smaller --micro_batch_size or --block_size,"
+            " --dtype bfloat16, or a smaller model"
+        ) from None
 
 
 def synchronize(device: str) -> None:

@@ -18,7 +18,7 @@ from minillm.device import Array, device_of, module, to_device, xp_of
 from minillm.errors import UserError
 from minillm.ops import arithmetic
 from minillm.ops.dtypes import DEFAULT_DTYPE, find_dtype
-from minillm.ops.op import Op, raw
+from minillm.ops.op import Op, check_devices, raw
 from minillm.tensor_inplace import InPlace
 from minillm.tensor_methods import TensorMethods
 
@@ -143,7 +143,7 @@ class Tensor(TensorMethods, InPlace):
         return int(self.data.item())
 
     def __index__(self) -> int:
-        return operator.index(self.data)
+        return operator.index(self.item())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = np.asarray(self.numpy(), dtype)
@@ -257,8 +257,14 @@ def apply(op: type[Op], *inputs: Any, **params: Any) -> Tensor:
     Args:
         op: the op; gets arrays for `inputs` and `params` as they are.
     """
+    if autograd.mode.autocast is not None:
+        inputs = autograd.mode.autocast.cast(op, inputs, apply)
     arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-    result, saved = op.forward(*arrays, **params)
+    try:
+        result, saved = op.forward(*arrays, **params)
+    except Exception:
+        check_devices(op.name, arrays)
+        raise
     if isinstance(result, np.generic):
         result = np.asarray(result)
     out: Tensor = Tensor.__new__(Tensor)  # skips __init__: this runs ~300 times a training step

@@ -7,7 +7,7 @@ Every change counts the version up, by which backward notices that a saved array
 from typing import TYPE_CHECKING, Any
 
 from minillm.autograd import Version, is_grad_enabled
-from minillm.device import Array, xp_of
+from minillm.device import Array, to_device, xp_of
 from minillm.ops.indexing import raw_key
 from minillm.ops.op import raw
 
@@ -39,8 +39,10 @@ class InPlace:
         return self.data
 
     def copy_(self: Any, other: Any) -> "Tensor":
-        """Overwrite with `other`, broadcast to this shape."""
-        self._write("copy_", other)[...] = raw(other)
+        """Overwrite with `other`, broadcast to this shape; it may be on another device."""
+        data = self._write("copy_", other)
+        other = raw(other)
+        data[...] = to_device(other, self.device) if hasattr(other, "nbytes") else other
         return self
 
     def fill_(self: Any, value: Any) -> "Tensor":

@@ -22,6 +22,8 @@ ONLY_IN = {
     "numba": {f"kernels/runtime/{name}.py" for name in _COMPILERS},
     "llvmlite": {f"kernels/runtime/{name}.py" for name in _COMPILERS - {"jit", "numba_gpu"}},
     "cuda": {"kernels/runtime/nvrtc.py"},
+    "cupy": {"minillm/device.py", "kernels/runtime/numba_gpu.py"},
+    "cupyx": {"kernels/gelu/reference.py"},
     "torch": set(),
     "transformers": set(),
 }

@@ -1,15 +1,18 @@
 """`minillm generate`: text from a trained run, printed as it is sampled."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from minillm.data import load_tokenizer
 from minillm.errors import UserError
 from minillm.models.generate import generate
 from minillm.models.gpt import GPT
 from minillm.train import checkpoint
-from minillm.train.config import from_checkpoint, model_config
+from minillm.train.build import build_model
+from minillm.train.config import from_checkpoint
 from minillm.train.run import newest_run
 
 
@@ -31,6 +34,8 @@ class Options:
     """Sample among the likeliest tokens that together have this probability."""
     seed: int = 1337
     """Same seed, same text."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute, wherever the model was trained."""
     cache: bool = True
     """Keep keys and values of earlier tokens instead of computing them again."""
 
@@ -47,7 +52,8 @@ def main(argv: list[str]) -> int:
     saved = checkpoint.load(out)
     tokenizer = load_tokenizer(saved.path / "tokenizer.json")
     config = from_checkpoint(saved.state["config"])
-    model = GPT(model_config(config, tokenizer.vocab_size)).to(config.dtype)
+    config = dataclasses.replace(config, device=options.device)
+    model = build_model(config, tokenizer.vocab_size)
     model.load_state_dict(saved.model)
     model.eval()
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt

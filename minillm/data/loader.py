@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minillm.device import Array, to_device
 from minillm.errors import UserError
 
 
@@ -17,12 +18,15 @@ class Loader:
         batch_size: windows a step, over all ranks.
         block_size: T, tokens a window.
         seed: any integer >= 0.
+        device: where batches go, "cpu" or "cuda".
 
     Raises:
         UserError: fewer than block_size + 1 tokens, or a size below 1.
     """
 
-    def __init__(self, tokens: np.ndarray, batch_size: int, block_size: int, seed: int):
+    def __init__(
+        self, tokens: np.ndarray, batch_size: int, block_size: int, seed: int, device: str = "cpu"
+    ):
         if batch_size < 1 or block_size < 1:
             raise UserError(
                 f"batch_size {batch_size} and block_size {block_size} must both be at least 1"
@@ -37,6 +41,7 @@ class Loader:
         self.batch_size = batch_size
         self.block_size = block_size
         self.seed = seed
+        self.device = device
 
     def starts(self, step: int) -> np.ndarray:
         """Where the windows of `step` begin: (batch_size,) int64.
@@ -48,8 +53,9 @@ class Loader:
         uniform = (bits >> np.uint64(11)) * 2.0**-53  # 53 bits, [0, 1)
         return (uniform * (len(self.tokens) - self.block_size)).astype(np.int64)
 
-    def batch(self, step: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Samples [start, stop) of the global batch of `step`: x and y, both (n, T) int64.
+    def batch(self, step: int, start: int, stop: int) -> tuple[Array, Array]:
+        """Samples [start, stop) of the global batch of `step`: x and y, both (n, T) int64, on the
+        loader's device.
 
         y is x moved on by one token: `y[i, t]` follows `x[i, t]`.
         """
@@ -57,4 +63,5 @@ class Loader:
             raise ValueError(f"samples [{start}, {stop}) of a batch of {self.batch_size}")
         first = self.starts(step)[start:stop, None]  # (n, 1)
         window = self.tokens[first + np.arange(self.block_size + 1)].astype(np.int64)  # (n, T + 1)
-        return np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:])
+        x, y = np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:])
+        return to_device(x, self.device), to_device(y, self.device)

@@ -16,6 +16,8 @@
     loss.backward(); ddp.finish()        the last one; gradients are then summed over ranks
     ddp.exposed_seconds                  in finish() so far: communication not hidden by backward
 
+    words = take_gpu(comm)               this rank's GPU is CuPy's current one from then on
+
     run_threads(n, fn)                   fn(comm) on n threads as ranks, for tests and tutorials
 
 Collectives block when called; `all_reduce.steps(comm, array)` is the same one as a generator of the
@@ -28,6 +30,7 @@ rank 0 and exits with 2; any other exception of any rank names the rank and ends
 from minillm.distributed.collectives import broadcast, global_count, on_root
 from minillm.distributed.comm import Communicator, MPICommunicator, SingleProcess, world
 from minillm.distributed.ddp import DistributedDataParallel
+from minillm.distributed.gpus import take_gpu
 from minillm.distributed.ring import all_gather, all_reduce, chunk, reduce_scatter
 from minillm.distributed.threads import ThreadCommunicator, run_threads
 
@@ -45,5 +48,6 @@ __all__ = [
     "on_root",
     "reduce_scatter",
     "run_threads",
+    "take_gpu",
     "world",
 ]

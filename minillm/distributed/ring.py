@@ -21,14 +21,19 @@ operations in MPICH").
 
 Chunks go in pieces: while one is being added, the next is arriving, and each is passed on as soon
 as it is summed, across the steps. Sums are made in the array itself; the only other memory is for
-the `DEPTH` pieces that are arriving.
+the `DEPTH` pieces that are arriving. An array on a GPU is copied to the host, summed there, and
+copied back at the end.
 """
 
 from collections import deque
 
-from minillm.device import Array, xp_of
+import numpy as np
+
+from minillm import env
+from minillm.device import Array, to_device
 from minillm.distributed.comm import Communicator, Request
 from minillm.distributed.steps import Collective, Steps
+from minillm.kernels.reduce import accumulate
 
 PIECE_BYTES = 1 << 20  # of 128 KiB to 4 MiB the fastest, shared with 2 MiB: fits a core's L2 cache
 DEPTH = 2  # receives posted at once: one arrives while one is added
@@ -63,14 +68,26 @@ def all_reduce(comm: Communicator, array: Array, tag: int = 0) -> Steps[None]:
 
 
 def _ring(comm: Communicator, array: Array, first: int, last: int, tag: int) -> Steps[None]:
-    """Steps `first` to `last` of the ring; message m is piece m % pieces of step m // pieces."""
-    p, n, xp = comm.size, array.size, xp_of(array)
-    if p == 1 or n == 0:
+    """Steps `first` to `last` of the ring, on the array's memory or on a copy of it on the host."""
+    if comm.size == 1 or array.size == 0:
         return
+    host = to_device(array, "cpu")
+    if host is not array and comm.rank == 0:
+        env.say_once("arrays on a GPU are summed over ranks in host memory: copied there and back")
+    yield from _host_ring(comm, host, first, last, tag)
+    if host is not array:
+        array.set(host)
+
+
+def _host_ring(
+    comm: Communicator, array: np.ndarray, first: int, last: int, tag: int
+) -> Steps[None]:
+    """Message m is piece m % pieces of step m // pieces."""
+    p, n = comm.size, array.size
     left, right = (comm.rank - 1) % p, (comm.rank + 1) % p
     pieces = -(-array.nbytes // (p * PIECE_BYTES))
 
-    def part(message: int, lag: int) -> Array:
+    def part(message: int, lag: int) -> np.ndarray:
         """The part of `array` that goes as `message` to the right (lag 1) or from the left (2)."""
         step, piece = divmod(message, pieces)
         i = (comm.rank - lag - step) % p * pieces + piece
@@ -78,9 +95,9 @@ def _ring(comm: Communicator, array: Array, first: int, last: int, tag: int) -> 
 
     summed = (p - 1) * pieces  # messages below this are added
     depth = min(DEPTH, summed)
-    arriving = [xp.empty(-(-n // (p * pieces)), array.dtype) for _ in range(depth)]
+    arriving = [np.empty(-(-n // (p * pieces)), array.dtype) for _ in range(depth)]
     sends: deque[tuple[int, Request]] = deque()
-    receives: deque[tuple[Array, Request]] = deque()
+    receives: deque[tuple[np.ndarray, Request]] = deque()
     posted, end = first * pieces, last * pieces
     for message in range(posted, end):
         while posted < min(message + depth, end):
@@ -97,7 +114,6 @@ def _ring(comm: Communicator, array: Array, first: int, last: int, tag: int) -> 
         into, request = receives.popleft()
         yield request
         if message < summed:
-            own = part(message, 2)
-            xp.add(own, into, out=own)
+            accumulate(part(message, 2), into)
     for _, request in sends:
         yield request

@@ -16,7 +16,8 @@ def rotary(input: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         input: (B, H, T, D), floating, D even.
-        cos, sin: (T, D/2), constants: of the angle of each position and pair.
+        cos, sin: (T, D/2), constants, of input's dtype or float32: of the angle of each position
+            and pair.
     """
     return apply(Rotary, input, cos, sin)
 

@@ -1,6 +1,8 @@
 """Losses, with PyTorch's reductions: "none", "mean" and "sum"."""
 
-from minillm.autograd import is_grad_enabled
+from typing import Any
+
+from minillm.autograd import Node, is_grad_enabled
 from minillm.errors import UserError
 from minillm.functional.activations import log_softmax
 from minillm.ops.cross_entropy import CrossEntropy
@@ -16,6 +18,7 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    inplace: bool = False,
 ) -> Tensor:
     """-log softmax(input)[target], fused with its gradient (see ops/cross_entropy.py).
 
@@ -27,15 +30,38 @@ def cross_entropy(
         ignore_index: targets of this value count for nothing.
         reduction: "mean" over the targets that count (NaN if there are none), "sum" or "none".
         label_smoothing: in [0, 1], the share of each target spread over all classes.
+        inplace: where the loss is fused and a gradient is wanted, that gradient takes the memory of
+            `input`, whose values are lost: one array of this size less, often the largest of a
+            training step. Counts as a change of `input`: backward raises if another op saved it.
+
+    Raises:
+        RuntimeError: inplace, on a leaf that requires a gradient or a view of one.
     """
     probability("cross_entropy: label_smoothing", label_smoothing)
     options = dict(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
     if weight is None:
         with_grad = is_grad_enabled() and input.requires_grad
-        return apply(CrossEntropy, input, target, with_grad=with_grad, **options)
+        if inplace and with_grad:
+            if _is_of_leaf(input):
+                raise RuntimeError(
+                    "cross_entropy(inplace=True) would overwrite a leaf that requires a gradient:"
+                    " leave inplace out, or pass it something computed, not a view"
+                )
+            input.version.count += 1
+        options.update(with_grad=with_grad, inplace=inplace)
+        return apply(CrossEntropy, input, target, **options)
     _constant("cross_entropy: weight", weight)
     logp = log_softmax(input, min(input.ndim - 1, 1))
     return apply(NllLoss, logp, target, weight, **options)
+
+
+def _is_of_leaf(x: Tensor) -> bool:
+    """Whether x is a leaf or a view of one, with which it then shares a version."""
+    edge: Any = x if x.is_leaf else x.node
+    while isinstance(edge, Node):
+        inputs = zip(edge.edges, edge.stamps)
+        edge = next((e for e, taken in inputs if taken and taken[0] is x.version), None)
+    return edge is not None
 
 
 def nll_loss(

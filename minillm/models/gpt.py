@@ -174,7 +174,8 @@ class GPT(Module):
         targets: Tensor | Array | None = None,
         cache: list[KVCache] | None = None,
         reduction: str = "mean",
-    ) -> tuple[Tensor, Tensor | None]:
+        keep_logits: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Logits of the next token at each place, and their loss.
 
         Args:
@@ -182,9 +183,11 @@ class GPT(Module):
             targets: (B, T) the tokens that do come next; -100 where none is to be predicted.
             cache: from `new_cache`, for inference: `ids` continue what is in it, and are added to
             it. reduction: of the loss over tokens: "mean", "sum" or "none" (B T,).
+            keep_logits: False if only the loss is wanted: its gradient may take their memory.
 
         Returns:
             logits (B, T, V), or (B, 1, V), of the last place alone, with a cache and no targets;
+            None if there are targets and they are not kept;
             the cross-entropy in nats, or None without targets.
 
         Raises:
@@ -216,9 +219,10 @@ class GPT(Module):
         if targets is None:
             return logits, None
         loss = F.cross_entropy(
-            logits.reshape(-1, self.config.vocab_size), targets.reshape(-1), reduction=reduction
-        )
-        return logits, loss
+            logits.reshape(-1, self.config.vocab_size), targets.reshape(-1), reduction=reduction,
+            inplace=not keep_logits,
+        )  # fmt: skip
+        return logits if keep_logits else None, loss
 
     def _output_weight(self) -> Tensor:
         return self.token_embedding.weight if self.lm_head is None else self.lm_head.weight

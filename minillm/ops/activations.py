@@ -11,14 +11,14 @@ alone; s is computed again rather than kept, as it is one exp an element.
 
 from minillm.device import Array, xp_of
 from minillm.ops.inputs import floating
-from minillm.ops.op import Op
+from minillm.ops.op import Op, where
 
 
 def logistic(x: Array) -> Array:
     """1 / (1 + e^-x), by e^-|x| so that nothing overflows and small results keep their digits."""
     xp = xp_of(x)
     e = xp.exp(-abs(x))
-    return xp.where(x < 0, e, xp.ones_like(e)) / (1 + e)
+    return where(x < 0, e, xp.ones_like(e)) / (1 + e)
 
 
 def softplus(x: Array) -> Array:
@@ -50,10 +50,10 @@ class Softplus(Op):
         floating("softplus", x)
         beta = x.dtype.type(beta)  # a Python number would turn bfloat16 into float32
         z = beta * x
-        return xp_of(x).where(z > threshold, x, softplus(z) / beta), (x, beta, threshold)
+        return where(z > threshold, x, softplus(z) / beta), (x, beta, threshold)
 
     @staticmethod
     def backward(dy, saved, needs):
         x, beta, threshold = saved
         z = beta * x
-        return (xp_of(x).where(z > threshold, dy, dy * logistic(z)),)
+        return (where(z > threshold, dy, dy * logistic(z)),)

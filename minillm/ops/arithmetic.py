@@ -6,9 +6,11 @@ dimensions (`unbroadcast`). Numbers take part by their kind only (see dtypes.py)
 
 import operator
 
+import numpy as np
+
 from minillm.device import xp_of
 from minillm.ops.dtypes import as_floating, promote
-from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast
+from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast, where
 
 
 class Add(Op):
@@ -127,11 +129,14 @@ class Pow(Op):
 
     @staticmethod
     def forward(x, y):
+        power = y.item() if isinstance(y, np.generic) else y
         x, y = promote(x, y)
         z = broadcasting("pow", operator.pow, x, y)
-        if not hasattr(x, "dtype"):
+        if not hasattr(power, "dtype"):
+            return z, (x, power, None)
+        if not hasattr(x, "shape") or isinstance(x, np.generic):
             x = xp_of(y).asarray(x, dtype=z.dtype)
-        return z, (x, y, z if hasattr(y, "dtype") else None)
+        return z, (x, y, z)
 
     @staticmethod
     def backward(dz, saved, needs):
@@ -140,9 +145,9 @@ class Pow(Op):
         if needs[0] and z is None:  # y is a number
             dx = dz * (y * x ** (y - 1)) if y != 0 else xp.zeros_like(dz)
         elif needs[0]:
-            dx = unbroadcast(dz * (y * x ** (xp.where(y == 0, 1, y) - 1)), x.shape)
+            dx = unbroadcast(dz * (y * x ** (where(y == 0, 1, y) - 1)), x.shape)
         if needs[1]:
-            log_x = xp.log(xp.where((x == 0) & (y >= 0), 1, x))
+            log_x = xp.log(where((x == 0) & (y >= 0), 1, x))
             dy = unbroadcast(dz * z * log_x, y.shape)
         return dx, dy
 

@@ -8,12 +8,12 @@ from minillm.device import xp_of
 from minillm.errors import UserError
 from minillm.ops.activations import logistic
 from minillm.ops.dtypes import DEFAULT_DTYPE, as_floating, promote
-from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast
+from minillm.ops.op import Op, broadcasting, shape_of, unbroadcast, where
 
 
 def keep(dy, mask):
     """dy where `mask`, 0 elsewhere, even where dy is infinite."""
-    return xp_of(dy).where(mask, dy, dy.dtype.type(0))
+    return where(mask, dy, dy.dtype.type(0))
 
 
 class Exp(Op):
@@ -165,7 +165,7 @@ class Where(Op):
         x = x if hasattr(x, "dtype") else xp.asarray(x, dtype=y.dtype)
         y = y if hasattr(y, "dtype") else xp.asarray(y, dtype=x.dtype)
         try:
-            z = xp.where(condition, x, y)
+            z = where(condition, x, y)
         except ValueError:
             raise UserError(
                 f"where: shapes {condition.shape}, {shapes[0]} and {shapes[1]} do not broadcast"
@@ -211,7 +211,7 @@ class Minimum(Op):
 
 
 def _to_winner(dz, x, y, x_wins, y_wins, needs):
-    half = xp_of(dz).where(x == y, dz / 2, dz)
+    half = where(x == y, dz / 2, dz)
     return (
         unbroadcast(keep(half, ~y_wins), shape_of(x)) if needs[0] else None,
         unbroadcast(keep(half, ~x_wins), shape_of(y)) if needs[1] else None,

@@ -25,7 +25,7 @@ from minillm.device import xp_of
 from minillm.errors import UserError
 from minillm.ops.activations import logistic, softplus
 from minillm.ops.inputs import floating
-from minillm.ops.op import Op
+from minillm.ops.op import Op, where
 from minillm.ops.reduce import total
 
 _REDUCTIONS = ("none", "mean", "sum")
@@ -41,7 +41,8 @@ def over(whole, count):
     """`whole / count` in whole's dtype, NaN where nothing was counted (without a warning)."""
     xp = xp_of(whole)
     count = xp.asarray(count, dtype=whole.dtype)
-    return xp.where(count == 0, whole.dtype.type("nan"), whole / xp.where(count == 0, 1, count))
+    none = count == 0
+    return where(none, whole.dtype.type("nan"), whole / where(none, 1, count))
 
 
 def class_rows(name, x, targets):

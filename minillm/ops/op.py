@@ -21,13 +21,17 @@ are skipped. An op without a backward is not recorded: its result never requires
 An op of one input that only selects from it may also give `scatter(whole, dy, saved)`, which adds
 dy into its place in the input's gradient: three slices of one array then share one array of zeros.
 Gradients returned may share memory with `dy`: the engine never writes into an array it was handed.
+An op with `overwrites = True` writes its gradient into an array it saved; the engine gives it
+copies where the graph is retained for another backward.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from minillm.device import Array, xp_of
+import numpy as np
+
+from minillm.device import Array, device_of, xp_of
 from minillm.errors import UserError
 
 
@@ -38,6 +42,7 @@ class Op:
     forward: ClassVar[Callable[..., tuple[Array, tuple]]]
     backward: ClassVar[Callable[[Array, tuple, Sequence[bool]], tuple[Any, ...]] | None] = None
     scatter: ClassVar[Callable[[Array, Array, tuple], None] | None] = None
+    overwrites: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
@@ -65,6 +70,16 @@ def broadcasting(name: str, function: Callable, x: Any, y: Any) -> Array:
         ) from None
 
 
+def check_devices(name: str, inputs: Sequence) -> None:
+    """Raise UserError if some arrays are on the CPU and others on a GPU: why an op has failed."""
+    arrays = [x for x in inputs if hasattr(x, "nbytes") and not isinstance(x, np.generic)]
+    if len({device_of(x) for x in arrays}) > 1:
+        raise UserError(
+            f"{name}: some inputs are on the CPU, others on a GPU: bring them together with"
+            " .to('cpu') or .to('cuda')"
+        ) from None
+
+
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     """Sum `grad` down to `shape`: the adjoint of broadcasting `shape` up to `grad.shape`."""
     if grad.shape == shape:
@@ -74,6 +89,13 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     wide = None if grad.dtype.itemsize >= 4 else "float32"
     total = grad.sum(axis=(*range(extra), *stretched), keepdims=True, dtype=wide)
     return total.reshape(shape).astype(grad.dtype, copy=False)
+
+
+def where(condition: Array, x: Any, y: Any) -> Array:
+    """x where `condition`, else y, in the dtype of the first of them that is an array. The array
+    libraries' own `where` answers in float32 or float64 for some bfloat16 inputs."""
+    z = xp_of(condition).where(condition, x, y)
+    return z.astype(x.dtype if hasattr(x, "dtype") else y.dtype, copy=False)
 
 
 def rows(x: Array) -> Array:

@@ -11,7 +11,7 @@ import operator
 from minillm.device import xp_of
 from minillm.errors import UserError
 from minillm.ops.dtypes import as_floating, is_floating, promote
-from minillm.ops.op import Op
+from minillm.ops.op import Op, where
 
 
 def one_dim(dim, ndim):
@@ -130,7 +130,7 @@ class Std(Op):
     @staticmethod
     def backward(dy, saved, needs):
         y, deviation, dims, divisor = saved
-        scale = dy * (y != 0) / (xp_of(dy).where(y == 0, 1, y) * divisor)
+        scale = dy * (y != 0) / (where(y == 0, 1, y) * divisor)
         return (stretch(scale, deviation.shape, dims) * deviation,)
 
 
@@ -150,7 +150,7 @@ class LogSumExp(Op):
         x, xp = as_floating(x), xp_of(x)
         dims = some_dims(dim, x.ndim)
         m = _largest(x, dims, -math.inf)
-        m = xp.where(abs(m) == math.inf, 0, m)  # inf - inf would be NaN
+        m = where(abs(m) == math.inf, 0, m)  # inf - inf would be NaN
         y = xp.log(total(xp.exp(x - m), dims, True)) + m
         return _drop(y, dims, keepdim), (x, y, dims)
 
@@ -158,7 +158,7 @@ class LogSumExp(Op):
     def backward(dy, saved, needs):
         x, y, dims = saved
         xp = xp_of(x)
-        weight = xp.exp(x - xp.where(y == -math.inf, 0, y))  # of nothing but e^-inf: 0
+        weight = xp.exp(x - where(y == -math.inf, 0, y))  # of nothing but e^-inf: 0
         return (stretch(dy, x.shape, dims) * weight,)
 
 
@@ -191,10 +191,10 @@ class Norm(Op):
             reached = (abs(x) == y) & (y != 0)
             share = xp.maximum(reached.sum(axis=dims, keepdims=True), 1)
             return (dy * xp.sign(x) * reached / share.astype(x.dtype),)
-        y = xp.where(y == 0, 1, y)
+        y = where(y == 0, 1, y)
         if p == 2:
             return (dy * (x / y),)
-        ratio = xp.where(x == 0, 1, abs(x) / y)  # of 0 a power below 0 would be infinite
+        ratio = where(x == 0, 1, abs(x) / y)  # of 0 a power below 0 would be infinite
         return (dy * xp.sign(x) * ratio ** (p - 1),)
 
 

@@ -7,9 +7,12 @@ With x = (a, b) the two halves of each head and one angle for each position and 
 a rotation of every pair (a_i, b_i). The transpose of a rotation is its inverse, so dx is dy rotated
 back: dx = (da cos + db sin, db cos - da sin) with dy = (da, db).
 
-Shapes: x, y `(B, H, T, D)`, D even; cos, sin `(T, D/2)`, constants. Saved: cos and sin, which all
-layers share; x is not needed.
+Shapes: x, y `(B, H, T, D)`, D even; cos, sin `(T, D/2)`, constants, of x's dtype or, for a 16-bit
+x, of float32: eight bits are few for an angle. Saved: cos and sin, which all layers share; x is not
+needed.
 """
+
+import numpy as np
 
 from minillm.errors import UserError
 from minillm.kernels.rotary import rotary
@@ -22,7 +25,10 @@ class Rotary(Op):
 
     @staticmethod
     def forward(x, cos, sin):
-        floating("rotary", x, cos, sin)
+        floating("rotary", x)
+        floating("rotary: cos and sin", cos, sin)
+        if cos.dtype not in (x.dtype, np.promote_types(x.dtype, "float32")):
+            raise UserError(f"rotary: x of {x.dtype} does not go with cos and sin of {cos.dtype}")
         if x.ndim != 4 or x.shape[-1] % 2:
             raise UserError(f"rotary: x must be (B, H, T, D) with D even, got shape {x.shape}")
         angles = (x.shape[2], x.shape[3] // 2)

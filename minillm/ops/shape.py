@@ -137,11 +137,11 @@ class Tril(Op):
 
     @staticmethod
     def forward(x, *, diagonal):
-        return xp_of(x).tril(_matrices("tril", x), diagonal), (diagonal,)
+        return _triangle("tril", x, diagonal), (diagonal,)
 
     @staticmethod
     def backward(dy, saved, needs):
-        return (xp_of(dy).tril(dy, saved[0]),)
+        return (_triangle("tril", dy, saved[0]),)
 
 
 class Triu(Op):
@@ -149,14 +149,15 @@ class Triu(Op):
 
     @staticmethod
     def forward(x, *, diagonal):
-        return xp_of(x).triu(_matrices("triu", x), diagonal), (diagonal,)
+        return _triangle("triu", x, diagonal), (diagonal,)
 
     @staticmethod
     def backward(dy, saved, needs):
-        return (xp_of(dy).triu(dy, saved[0]),)
+        return (_triangle("triu", dy, saved[0]),)
 
 
-def _matrices(name, x):
+def _triangle(name, x, diagonal):
     if x.ndim < 2:
         raise UserError(f"{name}: needs at least 2 dimensions, got shape {x.shape}")
-    return x
+    y = getattr(xp_of(x), name)(x, diagonal)
+    return y.astype(x.dtype, copy=False)  # of bfloat16, CuPy's is float32

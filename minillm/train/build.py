@@ -1,5 +1,6 @@
 """From a configuration to the things it names."""
 
+from minillm.autocast import autocast
 from minillm.models.gpt import GPT
 from minillm.optim import SGD, Adam, AdamW, Optimizer, param_groups, schedule
 from minillm.optim.schedules import Schedule
@@ -7,8 +8,18 @@ from minillm.train.config import Config, model_config
 
 
 def build_model(config: Config, vocab_size: int) -> GPT:
-    """A GPT with fresh weights, in the configuration's dtype and on its device."""
-    return GPT(model_config(config, vocab_size)).to(config.dtype).to(config.device)
+    """A GPT with fresh weights, on the configuration's device."""
+    return GPT(model_config(config, vocab_size)).to(weight_dtype(config)).to(config.device)
+
+
+def weight_dtype(config: Config) -> str:
+    """The dtype of parameters: mixed precision has them in float32."""
+    return "float32" if config.dtype == "bfloat16" else config.dtype
+
+
+def build_precision(config: Config) -> autocast:
+    """The block in which a forward runs: with casts for bfloat16, without effect for the others."""
+    return autocast("bfloat16", enabled=config.dtype == "bfloat16")
 
 
 def build_optimizer(config: Config, model: GPT) -> Optimizer:

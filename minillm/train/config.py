@@ -31,8 +31,9 @@ class Config:
     """Seed of weights, batches and dropout."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Precision of parameters and arithmetic."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Precision of parameters and arithmetic. bfloat16: of matrix products and attention alone;
+    parameters, their updates, norms and losses stay float32."""
 
     data: str = ""
     """Text: a file, folder or glob; "shakespeare"; empty: prose from Python's own docs."""

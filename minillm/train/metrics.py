@@ -9,6 +9,7 @@ from typing import Any
 
 from minillm.device import module, synchronize
 from minillm.kernels.matmul import matmul
+from minillm.ops.dtypes import find_dtype
 
 
 class MetricsLog:
@@ -56,13 +57,15 @@ class StepTimer:
         tokens: of a step, over all ranks.
         flops_per_token: forward and backward.
         peak: FLOP/s of all ranks together, what the MFU refers to.
+        device: whose memory is recorded.
 
     Attributes:
         steps: steps timed in all.
     """
 
-    def __init__(self, tokens: int, flops_per_token: int, peak: float):
+    def __init__(self, tokens: int, flops_per_token: int, peak: float, device: str = "cpu"):
         self.steps = 0
+        self._device = device
         self._tokens, self._flops, self._peak = tokens, flops_per_token * tokens, peak
         self._since, self._counted = time.monotonic(), 0
         self._exposed = self._exposed_before = 0.0
@@ -92,12 +95,15 @@ class StepTimer:
             "tokens_per_s": self._tokens / seconds,
             "mfu": self._flops / seconds / self._peak,
             "exposed": exposed,
-            "memory_mb": resident_mb(),
+            "memory_mb": memory_mb(self._device),
         }
 
 
-def resident_mb() -> float:
-    """Memory of this process in megabytes: resident now, or its peak where /proc is missing."""
+def memory_mb(device: str) -> float:
+    """Memory of this process in megabytes: on a GPU, what CuPy's pool holds; on the CPU, what is
+    resident now, or its peak where /proc is missing."""
+    if device == "cuda":
+        return module(device).get_default_memory_pool().total_bytes() / 1e6
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * 4096 / 1e6
@@ -120,7 +126,7 @@ def measure_peak(device: str, dtype: str) -> float:
 
 def gemm_times(device: str, dtype: str, size: int, seconds: float) -> list[float]:
     """Seconds of each product of two (size, size) matrices, repeated for `seconds`."""
-    a = module(device).ones((size, size), dtype)
+    a = module(device).ones((size, size), find_dtype(dtype))
     matmul(a, a)  # the first call starts the threads
     times, stop = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < stop:

@@ -14,9 +14,14 @@ from minillm.train.progress import clock
 
 
 def introduction(
-    run: Any, data: Any, model: Any, comm: Any, threads: int, peak: float, step: int
+    run: Any, data: Any, model: Any, comm: Any, threads: int, peak: float, step: int, gpus: str
 ) -> str:
-    """The lines before the first step."""
+    """The lines before the first step.
+
+    Args:
+        peak: FLOP/s of all ranks together in matrix products.
+        gpus: which GPU each rank has, in words; empty on the CPU.
+    """
     config = model.config
     lines = [
         f"data     {data.source}: {data.train.size:,} tokens to train on, {data.val.size:,} to"
@@ -25,6 +30,7 @@ def introduction(
         f" H={config.n_head} C={config.n_embd} T={config.block_size}, {run.config.dtype}",
         f"ranks    {comm.size}, {threads} thread{'s' * (threads > 1)} each; matrix products reach"
         f" {peak / 1e9:.0f} GFLOP/s together",
+        *([f"gpu      {gpus}"] if gpus else []),
         f"run      {run.out}" + (f", resumed at step {step}" if step else ""),
     ]
     return "\n".join(lines + [f"changed  {text}" for text in run.changed])

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from minillm.data import Loader
 from minillm.errors import UserError
+from tests import fake_cupy
 
 TOKENS = np.random.default_rng(0).integers(0, 60_000, 1000).astype(np.uint16)
 
@@ -74,3 +75,12 @@ def test_sizes_below_one(batch, block):
 def test_samples_outside_the_batch(start, stop):
     with pytest.raises(ValueError, match="of a batch of 4"):
         Loader(TOKENS, 4, 8, seed=0).batch(0, start, stop)
+
+
+def test_batches_lie_on_the_device_asked_for():
+    here = Loader(TOKENS, 4, 8, seed=1).batch(3, 1, 3)
+    with fake_cupy.installed():
+        there = Loader(TOKENS, 4, 8, seed=1, device="cuda").batch(3, 1, 3)
+    for a, b in zip(here, there):
+        assert isinstance(a, np.ndarray) and not isinstance(b, np.ndarray)
+        np.testing.assert_array_equal(a, b.get())

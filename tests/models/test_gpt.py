@@ -1,5 +1,6 @@
 """GPT: configuration, initial weights, gradients, learning, cache."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -214,3 +215,31 @@ def test_prints_as_a_tree():
     text = repr(_model(TINY))
     assert "(0-1): 2 x Block(" in text
     assert "n_head=4, n_kv_head=4, head_size=4" in text
+
+
+@every_config
+def test_without_logits_the_loss_and_the_gradients_are_the_same(config):
+    found = []
+    for keep_logits in (True, False):
+        model = _model(config)
+        logits, loss = model(*_batch(config), keep_logits=keep_logits)
+        assert (logits is not None) == keep_logits
+        loss.backward()
+        found.append([loss.data, *(p.grad.data for p in model.parameters())])
+    for kept, lost in zip(*found):
+        np.testing.assert_array_equal(kept, lost)
+
+
+def test_without_logits_a_step_peaks_one_array_of_logits_lower():
+    config = replace(TINY, vocab_size=3000, block_size=64)
+    ids, targets = _batch(config, B=8)
+    size = ids.size * config.vocab_size * 4
+    peaks = []
+    for keep_logits in (True, False):
+        model = _model(config)
+        for _ in range(2):  # the first compiles, and makes the gradients' arrays
+            tracemalloc.start()
+            model(ids, targets, keep_logits=keep_logits)[1].backward()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert 0.95 * size < peaks[1] - peaks[3] < 1.05 * size

@@ -187,3 +187,55 @@ def test_errors():
         F.cross_entropy(x, t, Tensor(WEIGHT, requires_grad=True))
     with pytest.raises(UserError, match="cross_entropy: needs inputs of one floating dtype"):
         F.cross_entropy(Tensor(t.reshape(2, 2)), t[:2])
+
+
+@pytest.mark.parametrize("shape, dim", [((6, V), 1), ((2, V, 3), 1), ((2, 3, V), 2)])
+def test_inplace_gives_the_same_gradient(shape, dim):
+    rng = np.random.default_rng(3)
+    x, w = rng.normal(size=shape), rng.normal(size=shape)
+    targets = rng.integers(0, V, shape[:dim] + shape[dim + 1 :])
+    found = []
+    for inplace in (False, True):
+        leaf = Tensor(x.copy(), requires_grad=True)
+        logits = leaf * w
+        if dim == 2:  # as a GPT does
+            logits, targets = logits.reshape(-1, V), targets.reshape(-1)
+        loss = F.cross_entropy(logits, targets, label_smoothing=0.1, inplace=inplace)
+        loss.backward(retain_graph=True)
+        loss.backward()
+        np.testing.assert_array_equal(leaf.data, x)
+        found.append((loss.data, leaf.grad.data))
+    for before, after in zip(*found):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_inplace_takes_the_memory_of_the_logits():
+    logits, targets = problem(4)
+    x = Tensor(logits, requires_grad=True) * 2.0
+    F.cross_entropy(x, targets, inplace=True)
+    np.testing.assert_allclose(x.data.sum(1), 0, atol=1e-12)  # p - q now
+    constant = Tensor(logits.copy())
+    F.cross_entropy(constant, targets, inplace=True)  # no gradient is wanted: nothing is written
+    np.testing.assert_array_equal(constant.data, logits)
+
+
+def test_inplace_misuse_raises():
+    logits, targets = problem(4)
+    leaf = Tensor(logits, requires_grad=True)
+    for x in (leaf, leaf.reshape(2, 2, V).reshape(-1, V), leaf[:]):
+        with pytest.raises(RuntimeError, match="would overwrite a leaf"):
+            F.cross_entropy(x, targets, inplace=True)
+    np.testing.assert_array_equal(leaf.data, problem(4)[0])
+
+    x = leaf * 2.0
+    loss = x.exp().sum() + (x * x).sum()  # x * x has saved x
+    loss = loss + F.cross_entropy(x, targets, inplace=True)
+    with pytest.raises(RuntimeError, match="input 0 is needed for backward but was changed"):
+        loss.backward()
+
+    x = leaf * 2.0
+    loss = F.cross_entropy(x, targets, inplace=True)
+    with no_grad():
+        x.zero_()  # the gradient was there
+    with pytest.raises(RuntimeError, match="cross_entropy: its input 0 .* changed in place"):
+        loss.backward()

@@ -1,5 +1,6 @@
 """rotary."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,3 +62,13 @@ def test_errors():
         F.rotary(Tensor(np.ones((5, 8))), cos, cos)
     with pytest.raises(UserError, match=r"of shape \(6, 4\), got \(5, 4\) and \(5, 4\)"):
         F.rotary(Tensor(np.ones((1, 1, 6, 8))), cos, cos)
+
+
+def test_bfloat16_is_turned_by_float32_angles():
+    a = angles(40, 8)
+    x = RNG.normal(size=(1, 2, 40, 8)).astype(ml_dtypes.bfloat16)
+    wide = F.rotary(Tensor(x.astype("f4")), *(Tensor(f(a).astype("f4")) for f in (np.cos, np.sin)))
+    y = F.rotary(Tensor(x), *(Tensor(f(a).astype("f4")) for f in (np.cos, np.sin)))
+    np.testing.assert_array_equal(y.data, wide.data.astype(ml_dtypes.bfloat16))
+    with pytest.raises(UserError, match="float64"):
+        F.rotary(Tensor(x), Tensor(np.cos(a)), Tensor(np.sin(a)))
