@@ -8,6 +8,10 @@ A .cu file states what must hold, in comment lines of their own:
 
 of all its kernels in all dtypes, of one kernel, or of one instance. 128 bits are asked of float and
 bf16: those are the dtypes that must be fast.
+
+Unsaid, it must be possible to launch every kernel: a multiprocessor has the registers for a block
+of as many threads as the kernel may have (its __launch_bounds__, else 1024), and the block has no
+more static shared memory than CUDA allows, which the compiler does not check for sm_90a.
 """
 
 import functools
@@ -24,6 +28,10 @@ _WIDE = {
     "128-bit loads": re.compile(r"(LDG|LDGSTS)\.E(\.\w+)*\.128\b"),
     "128-bit stores": re.compile(r"STG\.E(\.\w+)*\.128\b"),
 }
+# The warps of a block are shared out over four parts of a multiprocessor, with as many registers
+# each, which a thread gets by the 8.
+_PARTS, _REGISTERS_OF_PART = 4, 65536 // 4
+_STATIC_SHARED = 48 << 10  # bytes
 
 
 @functools.cache
@@ -42,16 +50,17 @@ def compile_all(program: Program, arch: str) -> nvrtc.Cubin:
 
 
 def complaints(program: Program, cubin: nvrtc.Cubin) -> list[str]:
-    """What the file of `program` asserts and its `cubin` does not keep, a line each.
+    """What the file of `program` asserts and its `cubin` does not keep, and why a kernel could not
+    be launched, a line each.
 
     Raises:
         ValueError: the file asserts something that cannot be understood.
     """
-    stated = statements(program)
-    if not stated:
-        return []
-    usages = inspect(cubin.image)
+    stated, usages = statements(program), inspect(cubin.image)
     broken = []
+    for expression, name in cubin.names.items():
+        threads = program.kernels[expression.partition("<")[0]].most_threads
+        broken += [f"{expression}: {why}" for why in _refusals(usages[name], threads)]
     for whose, what in stated:
         for expression, name in cubin.names.items():
             if whose in ("", expression, expression.partition("<")[0]):
@@ -76,6 +85,17 @@ def statements(program: Program) -> list[tuple[str, str]]:
                 raise ValueError(f"{program.path.name}: cannot understand `{line[0]}`")
             found.append((whose, what))
     return found
+
+
+def _refusals(usage: Usage, threads: int) -> list[str]:
+    """Why CUDA would not launch a block of `threads` threads."""
+    warps, registers = -(-threads // 32), -(-usage.registers // 8) * 8
+    wrong = []
+    if -(-warps // _PARTS) * 32 * registers > _REGISTERS_OF_PART:
+        wrong.append(f"{usage.registers} registers are too many for a block of {threads} threads")
+    if usage.shared > _STATIC_SHARED:
+        wrong.append(f"{usage.shared} bytes of static shared memory, {_STATIC_SHARED} are allowed")
+    return wrong
 
 
 def _complaint(what: str, expression: str, usage: Usage) -> str:

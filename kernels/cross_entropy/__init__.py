@@ -24,8 +24,9 @@ def check_targets(targets: Array, V: int, ignore_index: int) -> None:
     Raises:
         UserError: a target that is neither in [0, V) nor `ignore_index`.
     """
-    wrong = ((targets < 0) | (targets >= V)) & (targets != ignore_index)
-    if wrong.any():
+    unsigned = targets.astype("int64", copy=False).view("uint64")  # in which -1 is huge
+    wrong = (unsigned >= V) & (targets != ignore_index)
+    if wrong.any():  # the one moment in which a GPU is waited for
         n = int(wrong.argmax())
         raise UserError(
             f"cross_entropy: target {int(targets[n])} (row {n}) is outside [0, {V}), the classes of"

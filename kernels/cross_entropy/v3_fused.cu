@@ -105,9 +105,9 @@ cross_entropy_forward_backward(accum<T>* losses, T* dlogits, const T* logits,
     bool aligned = reinterpret_cast<size_t>(dx) % 16 == 0;
     stream.read_again([&](const Pack<T> (&packs)[1], unsigned c) {
         A p[Pack<T>::N];
+        widen(p, packs[0]);
         #pragma unroll
-        for (int j = 0; j < Pack<T>::N; j++)
-            p[j] = fast_exp(to_accum(packs[0][j]) - all.largest) * scale - floor;
+        for (int j = 0; j < Pack<T>::N; j++) p[j] = fast_exp(p[j] - all.largest) * scale - floor;
         if (target_at - c < Pack<T>::N)  // one pack of the row
             #pragma unroll
             for (int j = 0; j < Pack<T>::N; j++) p[j] -= c + j == target_at ? wanted : A(0);

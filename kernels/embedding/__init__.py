@@ -18,7 +18,8 @@ def check_ids(ids: Array, V: int) -> None:
     Raises:
         UserError: an id outside [0, V).
     """
-    if ids.size and (ids.min() < 0 or ids.max() >= V):
+    # Without a sign a negative id is huge, so that one maximum tells, and waits for a GPU, once.
+    if ids.size and ids.astype("int64", copy=False).view("uint64").max() >= V:
         bad = ids[(ids < 0) | (ids >= V)][0]
         raise UserError(f"embedding: id {bad} is outside the table of {V} rows (ids from 0)")
 

@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 _LOCAL = ("LDL", "STL")
+_RESERVED = 1024  # bytes that cuobjdump counts to a block's shared memory where CUDA takes them
 
 
 class Usage(NamedTuple):
@@ -70,4 +71,8 @@ def inspect(image: bytes) -> dict[str, Usage]:
         for function in functions
     }
     found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
-    return {name: Usage(*map(int, numbers), opcodes[name]) for name, *numbers in found}
+    taken = _RESERVED if b".nv.shared.reserved." in image else 0  # from sm_90 on
+    return {
+        name: Usage(int(registers), int(stack), max(0, int(shared) - taken), opcodes[name])
+        for name, registers, stack, shared in found
+    }

@@ -13,60 +13,37 @@ A kernel is a template on its element type T; its file says how it wants to be l
     program.launch("scale", x.dtype, blocks(x.size, program.THREADS), y, x, 2.0, x.size)
 """
 
-import ctypes
 import functools
+import importlib
+import operator
 import re
-import struct
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from minillm.device import Array, device_of
 from minillm.errors import UserError
+from minillm.kernels.runtime.arguments import DTYPES, Arguments, Parameter, Strided, accum
 
-DTYPES = {"float32": "float", "float64": "double", "bfloat16": "bf16"}
+__all__ = ["Arguments", "Program", "Strided", "accum", "blocks", "program"]
+
 MOST_THREADS = 1024
-_GRID_LIMITS = (2**31 - 1, 65535, 65535)
-# Numbers that a kernel may take by value: letter of the struct module, and dtype of an array of it.
-_SCALARS = {
-    "bool": ("?", "bool"), "int": ("i", "int32"), "unsigned": ("I", "uint32"),
-    "unsigned int": ("I", "uint32"), "long long": ("q", "int64"),
-    "unsigned long long": ("Q", "uint64"), "float": ("f", "float32"), "double": ("d", "float64"),
-}  # fmt: skip
-
+_GRID_LIMITS, _BLOCK_LIMITS = (2**31 - 1, 65535, 65535), (1024, 1024, 64)
 _CONSTANT = re.compile(r"^constexpr int (.+?);", re.M)
 _KERNEL = re.compile(
     r"(?P<template>template\s*<\s*typename\s+T\s*>\s*)?__global__\s+void\s+"
-    r"(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)"
+    r"(?:__launch_bounds__\((?P<bounds>(?:[^()]|\([^()]*\))*)\)\s*)?"
+    r"(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)"
 )
-
-
-class Strided(NamedTuple):
-    """An array whose strides the kernel is told by other arguments: it need not be contiguous."""
-
-    array: Array
-
-
-class Parameter(NamedTuple):
-    """One parameter of a kernel as its source declares it."""
-
-    name: str
-    type: str  # without const, * and __restrict__
-    pointer: bool
-    writable: bool
+_TYPE = re.compile(r"\w+( \w+)*(<[^<>]*>)?")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 
 
 class _Kernel(NamedTuple):
     name: str
     parameters: tuple[Parameter, ...]
     template: bool  # on the element type T
-
-
-def accum(dtype: Any) -> Any:
-    """The dtype in which statistics and sums of `dtype` are kept: accum<T> in types.cuh."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+    most_threads: int  # a block: its __launch_bounds__, else what CUDA allows
 
 
 def blocks(items: int, each: int) -> int:
@@ -84,9 +61,15 @@ class Program:
 
     def __init__(self, path: Path):
         self.path = path
-        text = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
+        text = _COMMENT.sub(" ", path.read_text(encoding="utf-8"))
         self.constants = _constants(text)
-        self.kernels = {m["name"]: _kernel(m, path) for m in _KERNEL.finditer(text)}
+        found = (_kernel(m, path, self.constants) for m in _KERNEL.finditer(text))
+        self.kernels = {kernel.name: kernel for kernel in found}
+        if unread := re.search(r"__global__[^{;]*", _KERNEL.sub("", text)):
+            raise UserError(
+                f"{path.name}: cannot read the kernel `{' '.join(unread[0].split())}`: write"
+                " [template <typename T>] __global__ void [__launch_bounds__(N)] NAME(PARAMETERS)"
+            )
         self._prepared = threading.local()  # each thread fills argument memory of its own
 
     def __repr__(self) -> str:
@@ -123,25 +106,24 @@ class Program:
         if key not in known:
             known[key] = self._prepare(kernel, dtype)
         expression, number, expressions, arguments = known[key]
-        grid, block = _three(grid), _three(block or self.THREADS)
-        if 0 in grid:
-            return
-        if block[0] * block[1] * block[2] > MOST_THREADS or any(
-            n > most for n, most in zip(grid, _GRID_LIMITS)
+        grid, block = _three(grid), _three(block or self.constants.get("THREADS") or self.THREADS)
+        most = self.kernels[kernel].most_threads
+        if not (_within(grid, 0, _GRID_LIMITS) and _within(block, 1, _BLOCK_LIMITS)) or (
+            block[0] * block[1] * block[2] > most
         ):
             raise UserError(
-                f"{self!r} {kernel}: grid {grid}, block {block} is beyond a GPU's limits:"
-                f" {_GRID_LIMITS} blocks, {MOST_THREADS} threads a block"
+                f"{self!r} {kernel}: grid {grid}, block {block} is beyond a GPU's limits or the"
+                f" kernel's: {_GRID_LIMITS} blocks, {_BLOCK_LIMITS} threads a block, {most} in all"
             )
         device = arguments.fill(args)
+        if 0 in grid:
+            return
         if device == "cpu":
-            from minillm.kernels.runtime.emulator import launch
-
-            launch(self.path, expressions, number, grid, block, arguments, arguments.arrays, shared)
+            _runtime("emulator").launch(
+                self.path, expressions, number, grid, block, arguments, arguments.arrays, shared
+            )
         else:
-            from minillm.kernels.runtime.gpu import launch
-
-            launch(self.path, expression, grid, block, arguments.address, shared)
+            _runtime("gpu").launch(self.path, expression, grid, block, arguments.address, shared)
 
     def expressions(self, dtype: Any) -> tuple[str, ...]:
         """The C++ names of all its kernels for an element type, `layer_norm_forward<float>`."""
@@ -158,94 +140,24 @@ class Program:
         return expressions[number], number, expressions, arguments
 
 
-class Arguments:
-    """The memory that a launch reads a kernel's arguments from: a value each, a pointer to each.
-
-    Made once for a kernel and dtype, filled anew for each launch.
-    """
-
-    def __init__(self, where: str, parameters: tuple[Parameter, ...], dtype: Any):
-        self.where, self.parameters = where, parameters
-        self.arrays: list[tuple[int, str, np.ndarray, bool]] = []
-        self._kinds = [_resolve(p, dtype, where) for p in parameters]
-        self._values = ctypes.create_string_buffer(64 * max(len(parameters), 1))
-        start = ctypes.addressof(self._values)
-        places = (start + 64 * i for i in range(len(parameters)))
-        self._pointers = (ctypes.c_void_p * max(len(parameters), 1))(*places)
-        self.address = ctypes.addressof(self._pointers)
-
-    def set_pointer(self, position: int, address: int) -> None:
-        """Where the array at `position` is."""
-        struct.pack_into("Q", self._values, 64 * position, address)
-
-    def fill(self, args: tuple) -> str:
-        """Check and store `args`; the device that the arrays are on."""
-        if len(args) != len(self.parameters):
-            names = ", ".join(p.name for p in self.parameters)
-            raise UserError(f"{self.where}({names}) was given {len(args)} arguments")
-        device = None
-        self.arrays = []
-        for i, (value, parameter, kind) in enumerate(zip(args, self.parameters, self._kinds)):
-            if parameter.pointer:
-                here = self._pointer(i, value, parameter, kind)
-                if device not in (None, here):
-                    raise UserError(f"{self.where}: {parameter.name} is on {here}, others {device}")
-                device = here
-            elif kind is None:
-                self._struct(i, value, parameter)
-            else:
-                try:
-                    struct.pack_into(kind, self._values, 64 * i, value)
-                except (struct.error, TypeError, OverflowError):
-                    raise UserError(
-                        f"{self.where}: {parameter.name} = {value!r} is no {parameter.type}"
-                    ) from None
-        return device or "cpu"
-
-    def _pointer(self, i: int, value: Any, parameter: Parameter, dtype: str) -> str:
-        array = value.array if isinstance(value, Strided) else value
-        if not hasattr(array, "dtype") or not hasattr(array, "strides"):
-            raise UserError(f"{self.where}: {parameter.name} takes an array, not {value!r}")
-        if str(array.dtype) != dtype:
-            raise UserError(f"{self.where}: {parameter.name} takes {dtype}, not {array.dtype}")
-        if array is value and not array.flags.c_contiguous:
-            raise UserError(f"{self.where}: {parameter.name} must be contiguous")
-        device = device_of(array)
-        if device == "cpu":
-            if parameter.writable and not array.flags.writeable:
-                raise UserError(f"{self.where}: {parameter.name} is written, but is read-only")
-            self.arrays.append((i, parameter.name, array, parameter.writable))
-        else:
-            self.set_pointer(i, array.data.ptr)
-        return device
-
-    def _struct(self, i: int, value: Any, parameter: Parameter) -> None:
-        if not isinstance(value, ctypes.Structure) or ctypes.sizeof(value) > 64:
-            raise UserError(f"{self.where}: {parameter.name} takes a small struct {parameter.type}")
-        place = ctypes.addressof(self._values) + 64 * i
-        ctypes.memmove(place, ctypes.addressof(value), ctypes.sizeof(value))
+def _within(sizes: tuple[int, ...], least: int, most: tuple[int, int, int]) -> bool:
+    if len(sizes) != 3:
+        return False
+    x, y, z = sizes
+    return least <= x <= most[0] and least <= y <= most[1] and least <= z <= most[2]
 
 
-def _resolve(parameter: Parameter, dtype: Any, where: str) -> str | None:
-    """A pointer's dtype; a number's letter for the struct module; None for a struct by value."""
-    kind = parameter.type
-    if kind == "T":
-        if not parameter.pointer:
-            raise UserError(f"{where}: pass {parameter.name} as accum<T>, not as T")
-        return str(dtype)
-    if kind == "accum<T>":
-        kind = DTYPES[str(accum(dtype))]
-    if parameter.pointer:
-        if kind not in _SCALARS:
-            raise UserError(f"{where}: a pointer to {kind} has no dtype")
-        return _SCALARS[kind][1]
-    return _SCALARS[kind][0] if kind in _SCALARS else None
-
-
-def _three(sizes: "int | tuple[int, ...]") -> tuple[int, int, int]:
-    if isinstance(sizes, int):
+def _three(sizes: "int | tuple[int, ...]") -> tuple[int, ...]:
+    if type(sizes) is int:
         return (sizes, 1, 1)
-    return (*sizes, 1, 1)[:3]
+    sizes = tuple(map(operator.index, sizes if isinstance(sizes, tuple) else (sizes,)))
+    return sizes + (1,) * (3 - len(sizes))
+
+
+@functools.cache
+def _runtime(name: str) -> ModuleType:
+    """The module that launches on a device, imported as late as possible."""
+    return importlib.import_module(f"minillm.kernels.runtime.{name}")
 
 
 def _constants(text: str) -> dict[str, int]:
@@ -254,24 +166,40 @@ def _constants(text: str) -> dict[str, int]:
     for match in _CONSTANT.finditer(text):
         for part in match[1].split(","):
             name, _, value = part.partition("=")
-            if re.fullmatch(r"[\w\s+*/()-]+", value):
-                try:
-                    found[name.strip()] = int(eval(value.replace("/", "//"), {}, dict(found)))  # noqa: S307
-                except NameError:  # made of something that only the compiler knows
-                    continue
+            number = _number(value, found)
+            if number is not None:
+                found[name.strip()] = number
     return found
 
 
-def _kernel(match: re.Match, path: Path) -> _Kernel:
+def _number(expression: str, constants: dict[str, int]) -> int | None:
+    """Of `THREADS / 32`; None for what only the compiler knows."""
+    if not re.fullmatch(r"[\w\s+*/%<>()-]+", expression):
+        return None
+    try:
+        return int(eval(expression.strip().replace("/", "//"), {}, dict(constants)))  # noqa: S307
+    except (NameError, SyntaxError, TypeError):
+        return None
+
+
+def _kernel(match: re.Match, path: Path, constants: dict[str, int]) -> _Kernel:
     parameters = []
     for part in filter(str.strip, re.split(r",(?![^<]*>)", match["parameters"])):
         words = re.sub(r"__restrict__|__grid_constant__", "", part).replace("*", " * ").split()
-        if words.count("*") > 1 or len(words) < 2:
-            raise UserError(f"{path.name}: cannot read the parameter `{part.strip()}`")
-        pointer, constant = "*" in words, words[0] == "const"
         kind = " ".join(w for w in words[:-1] if w not in ("*", "const"))
+        if words.count("*") > 1 or not words[-1].isidentifier() or not _TYPE.fullmatch(kind):
+            raise UserError(
+                f"{path.name}: cannot read the parameter `{' '.join(part.split())}` of"
+                f" {match['name']}"
+            )
+        pointer = "*" in words
+        constant = pointer and "const" in words[: words.index("*")]
         parameters.append(Parameter(words[-1], kind, pointer, pointer and not constant))
-    return _Kernel(match["name"], tuple(parameters), match["template"] is not None)
+    bounds = (match["bounds"] or str(MOST_THREADS)).partition(",")[0]
+    most = _number(bounds, constants)
+    if most is None:
+        raise UserError(f"{path.name}: cannot read the number `{bounds}` of {match['name']}")
+    return _Kernel(match["name"], tuple(parameters), match["template"] is not None, most)
 
 
 @functools.cache

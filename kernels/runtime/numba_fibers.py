@@ -24,7 +24,7 @@ from numba.core.errors import NumbaNotImplementedError
 from minillm.errors import UserError
 from minillm.kernels.runtime import numba_intrinsics
 from minillm.kernels.runtime.emulator.build import runtime_library
-from minillm.kernels.runtime.emulator.launch import KernelFault, Region, lock, run
+from minillm.kernels.runtime.emulator.launch import TOO_FINE, KernelFault, Region, lock, run
 from minillm.kernels.runtime.numba_rewrite import located, rewrite, source
 
 # As CUDA's compiler: multiply-adds may be fused, and a division by zero is an infinity.
@@ -75,6 +75,11 @@ class FiberKernel:
         address = self._compiled[kinds].address
         with lock:
             error = run(address, pointers, grid, block, 0, regions, granule)
+        if error == TOO_FINE:
+            raise UserError(
+                f"{self.function.__name__}: it has shared memory of elements smaller than"
+                " those of any array it is given, which the emulator cannot watch"
+            )
         if error:
             raise KernelFault(f"{self.function.__name__}: {located(error)}")
 
@@ -117,7 +122,8 @@ def _regions(args: tuple, names: tuple) -> tuple[list, int]:
         low, high = np.lib.array_utils.byte_bounds(a)
         if spans and low < spans[-1][1]:
             spans[-1][1] = max(spans[-1][1], high)
+            spans[-1][4] |= a.flags.writeable
         else:
-            spans.append([low, high, name, a.itemsize])
-    regions = [Region(low, high - low, n.encode(), size) for low, high, n, size in spans]
-    return regions, min([4, *(size for *_, size in spans)])
+            spans.append([low, high, name, a.itemsize, a.flags.writeable])
+    regions = [Region(low, high - low, n.encode(), *rest) for low, high, n, *rest in spans]
+    return regions, min([4, *(a.itemsize for a, _ in arrays)])

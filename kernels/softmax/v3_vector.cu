@@ -50,9 +50,9 @@ softmax_forward(T* y, const T* x, int N, int C, int slots) {
     bool aligned = reinterpret_cast<size_t>(y) % 16 == 0;
     stream.read_again([&](const Pack<T> (&packs)[1], unsigned c) {
         A v[Pack<T>::N];
+        widen(v, packs[0]);
         #pragma unroll
-        for (int j = 0; j < Pack<T>::N; j++)
-            v[j] = fast_exp(to_accum(packs[0][j]) - all.largest) * scale;
+        for (int j = 0; j < Pack<T>::N; j++) v[j] = fast_exp(v[j] - all.largest) * scale;
         store_pack_any(y + c, narrow<T>(v), aligned);
     });
 }
@@ -84,8 +84,11 @@ softmax_backward(T* dx, const T* dy, const T* y, int N, int C, int slots) {
     A edge_dy = edge >= 0 ? to_accum(rows[1][edge]) : A(0);
     A dot = edge_y * edge_dy;
     stream.read(stream.end, [&](const Pack<T> (&packs)[2], unsigned) {
+        A v[Pack<T>::N], dv[Pack<T>::N];
+        widen(v, packs[0]);
+        widen(dv, packs[1]);
         #pragma unroll
-        for (int j = 0; j < Pack<T>::N; j++) dot += to_accum(packs[0][j]) * to_accum(packs[1][j]);
+        for (int j = 0; j < Pack<T>::N; j++) dot += v[j] * dv[j];
     });
     dot = row_sum(dot);
 
@@ -93,10 +96,11 @@ softmax_backward(T* dx, const T* dy, const T* y, int N, int C, int slots) {
     dx += stream.row.head;
     bool aligned = reinterpret_cast<size_t>(dx) % 16 == 0;
     stream.read_again([&](const Pack<T> (&packs)[2], unsigned c) {
-        A v[Pack<T>::N];
+        A v[Pack<T>::N], dv[Pack<T>::N];
+        widen(v, packs[0]);
+        widen(dv, packs[1]);
         #pragma unroll
-        for (int j = 0; j < Pack<T>::N; j++)
-            v[j] = to_accum(packs[0][j]) * (to_accum(packs[1][j]) - dot);
+        for (int j = 0; j < Pack<T>::N; j++) v[j] *= dv[j] - dot;
         store_pack_any(dx + c, narrow<T>(v), aligned);
     });
 }

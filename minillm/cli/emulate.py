@@ -10,7 +10,7 @@ from typing import Literal
 
 from minillm.errors import UserError
 from minillm.kernels import registry
-from minillm.kernels.instrument import compare, outputs
+from minillm.kernels.instrument import KernelCheckError, compare, outputs
 from minillm.kernels.registry import Kernel
 from minillm.kernels.runtime import emulator, nvrtc
 from minillm.kernels.runtime.cubins import has_tools, inspect
@@ -71,9 +71,12 @@ def _emulate(kernel: Kernel, options: Options) -> None:
         args = kernel.drawn(options.dtype, options.seed, **shape)
         want = outputs(kernel, kernel.implementation("reference")(*args), args)
         args = kernel.drawn(options.dtype, options.seed, **shape)  # some are changed in place
-        with emulator.options(options.order, options.seed), emulator.profiled() as log:
-            result = kernel.implementation(step)(*args)
-        compare(kernel, step, outputs(kernel, result, args), want)
+        try:
+            with emulator.options(options.order, options.seed), emulator.profiled() as log:
+                result = kernel.implementation(step)(*args)
+            compare(kernel, step, outputs(kernel, result, args), want)
+        except (emulator.KernelFault, KernelCheckError) as error:
+            raise UserError(str(error)) from None
         print(f"\n{step}: as the reference, no race, nothing out of bounds")
         print(report.table(log, options.lines))
         print(_machine_code(kernel, step, options.dtype))
@@ -115,4 +118,12 @@ def _shape(kernel: Kernel, given: str) -> dict:
         raise UserError(
             f"--shape: {kernel.name} has no {', '.join(unknown)}; its sizes are {', '.join(shape)}"
         )
+    for key, value in changes.items():
+        sizes, kind = value if isinstance(value, tuple) else (value,), type(shape[key])
+        if type(value) is not kind or (kind in (int, tuple) and not all(map(_is_size, sizes))):
+            raise UserError(f"--shape: {key}={value!r}: write it like {key}={shape[key]!r}")
     return shape | changes
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 0

@@ -3,6 +3,7 @@
 import pytest
 
 from minillm.cli import main
+from minillm.kernels.registry import Kernel
 from minillm.kernels.runtime import emulator
 
 needs_compiler = pytest.mark.skipif(not emulator.available(), reason="the emulator needs g++")
@@ -65,3 +66,25 @@ def test_no_compiler_is_one_line(capsys, monkeypatch):
     finally:
         for cached in (build.compiler, emulator.runtime, build.runtime_library):
             cached.cache_clear()
+
+
+@pytest.mark.parametrize("shape", ["N=-1, C=3", "N='a'", "N=1.5", "N=(1, 2)", "**{}"])
+@needs_compiler
+def test_sizes_that_are_none_are_refused(capsys, shape):
+    code, _, err = emulate(capsys, "layer_norm", "--shape", shape)
+    assert code == 2 and "--shape" in err and "write it " in err and err.count("\n") == 1
+
+
+@needs_compiler
+def test_a_fault_is_no_traceback(capsys, monkeypatch):
+    def wrong(*args):
+        raise emulator.KernelFault("out of bounds")
+
+    monkeypatch.setattr("minillm.cli.emulate.outputs", lambda *args: [])
+    monkeypatch.setattr(
+        Kernel,
+        "implementation",
+        lambda k, name: (lambda *args: None) if name == "reference" else wrong,
+    )
+    code, _, err = emulate(capsys, "gelu_forward", "--step", "v1_naive", "--shape", "shape=(3, 4)")
+    assert code == 2 and err == "minillm emulate: out of bounds\n"

@@ -23,12 +23,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Arrays fresh from cupy.empty hold NaN (integers: the largest), so that nothing unwritten
-    can pass for a result."""
+    """Arrays fresh from cupy.empty hold bytes of 0xff, NaN in every float and -1 or the largest in
+    integers, so that nothing unwritten can pass for a result."""
     import cupy
 
     def fill(array):
-        array.fill(cupy.nan if array.dtype.kind not in "biu" else cupy.iinfo(array.dtype).max)
+        if array.size:
+            array.data.memset_async(0xFF, array.nbytes)
         return array
 
     for name in ("empty", "empty_like"):

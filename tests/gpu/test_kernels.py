@@ -16,6 +16,16 @@ from minillm.kernels.registry import declared
 
 SEED = secrets.randbits(32)
 
+# Rows that take more shared memory than a kernel has without asking, and than a block can have.
+_LONG = [dict(N=5, C=20000), dict(N=3, C=120001)]
+_LONG_CLASSES = [dict(N=n["N"], V=n["C"], label_smoothing=0.1) for n in _LONG]
+LARGE = {
+    "softmax_forward": _LONG,
+    "softmax_backward": _LONG,
+    "cross_entropy_forward": _LONG_CLASSES,
+    "cross_entropy_forward_backward": [dict(shape, inplace=True) for shape in _LONG_CLASSES],
+}
+
 
 def on_gpu(args):
     return tuple(to_device(a, "cuda") if isinstance(a, np.ndarray) else a for a in args)
@@ -34,7 +44,8 @@ def cases():
                 continue
             for dtype in ("float32", "float64", "bfloat16"):
                 if kernel.supports(implementation, dtype):
-                    for i, shape in enumerate([*kernel.shapes, kernel.bench[0]]):
+                    shapes = [*kernel.shapes, kernel.bench[0], *LARGE.get(kernel.name, [])]
+                    for i, shape in enumerate(shapes):
                         name = f"{kernel.name}-{implementation}-{dtype}-{i}"
                         yield pytest.param(kernel, implementation, dtype, shape, id=name)
 

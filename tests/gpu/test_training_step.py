@@ -30,7 +30,7 @@ def step(variant, device, implementation, dropout=0.1):
     with kernels.use(implementation):
         _, loss = model(ids, targets)
         loss.backward()
-        grads = {n: to_device(p.grad, "cpu").copy() for n, p in model.named_parameters()}
+        grads = {n: to_device(p.grad.data, "cpu").copy() for n, p in model.named_parameters()}
         optimizer.step()
     new = {n: to_device(p.data, "cpu") for n, p in model.named_parameters()}
     return float(loss.data), grads, new

@@ -1,5 +1,5 @@
 """Every .cu file compiles for A100- and H100-class GPUs in every dtype, and its machine code is
-what its `// asserts` lines say (tests/cubins.py). Needs NVRTC, but no GPU."""
+what its `// asserts` lines say, and can be launched (tests/cubins.py). Needs NVRTC, but no GPU."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,8 +23,8 @@ def test_file(path):
     assert program.kernels, "no kernel found"
     with ThreadPoolExecutor() as pool:
         compiled = dict(zip(ARCHS, pool.map(lambda a: cubins.compile_all(program, a), ARCHS)))
-        if cubins.statements(program) and not has_tools():
-            pytest.skip("compiles; what it asserts cannot be read without cuobjdump")
+        if not has_tools():
+            pytest.skip("compiles; what it needs cannot be read without cuobjdump")
         found = pool.map(lambda cubin: cubins.complaints(program, cubin), compiled.values())
         broken = {arch: broken for arch, broken in zip(ARCHS, found) if broken}
     assert not broken
@@ -120,6 +120,36 @@ def test_planted_registers(planted):
     assert planted("// asserts copy_packs<float>: registers <= 4")[0].startswith(
         "copy_packs<float>: asserts registers <= 4, but uses "
     )
+
+
+@needs_tools
+@pytest.mark.parametrize("bounds", ["", "__launch_bounds__(2 * THREADS, 1)"])
+def test_planted_block_that_no_multiprocessor_holds(program, bounds):
+    """A thread keeps 48 doubles or more, in over 64 registers: too many for 1024 threads."""
+    keeping = program(text=COPY.replace("__launch_bounds__(1024) keep_much", f"{bounds} keep_much"))
+    found = cubins.complaints(keeping, cubins.compile_all(keeping, "sm_90a"))
+    assert keeping.kernels["keep_much"].most_threads == (512 if bounds else 1024)
+    assert [line.partition(":")[0] for line in found] == ["keep_much<double>"][bool(bounds) :]
+    assert all("are too many for a block of 1024 threads" in line for line in found)
+
+
+@needs_tools
+def test_planted_static_shared_memory(program):
+    """For sm_80 the compiler refuses it itself."""
+    kernel = """
+template <typename T>
+__global__ void keep_in(T* y, const T* x) {{
+    __shared__ char bytes[SIZE];
+    bytes[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (bytes[threadIdx.x ^ 1] > 7) y[threadIdx.x] = x[threadIdx.x];
+}}
+"""
+    for size, wrong in ((49152, 0), (49156, 3)):
+        keeping = program(text=COPY + kernel.replace("SIZE", str(size)))
+        found = cubins.complaints(keeping, cubins.compile_all(keeping, "sm_90a"))
+        assert len(found) == wrong
+        assert all(f"{size} bytes of static shared memory, 49152" in line for line in found)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import pytest
 
 from minillm import env
 from minillm.errors import UserError
-from minillm.kernels.embedding import embedding_backward, embedding_forward
+from minillm.kernels.embedding import check_ids, embedding_backward, embedding_forward
 from minillm.kernels.registry import use
 from minillm.kernels.runtime import cuda, emulator
+from tests import fake_cupy
 
 needs_emulator = pytest.mark.skipif(not emulator.available(), reason="the emulator needs g++")
 STEPS = [pytest.param(step, marks=needs_emulator) for step in ("v1_naive", "v2_sorted")]
@@ -34,6 +35,21 @@ def test_ids_outside_the_table_are_refused(implementation, bad):
             embedding_forward(np.zeros((5, 3)), ids)
         with pytest.raises(UserError, match=message):
             embedding_backward(np.zeros((2, 3)), ids, 5)
+
+
+def test_checking_ids_waits_for_a_gpu_once_and_knows_every_integer_type():
+    for dtype in ("int8", "int32", "int64", "uint8", "uint64"):
+        check_ids(np.array([0, 120], dtype), 300)
+        V = 300 if dtype.startswith("i") else 200  # -1 as uint8 is 255
+        with pytest.raises(UserError, match=f"is outside the table of {V} rows"):
+            check_ids(np.array([0, 2, -1]).astype(dtype), V)
+    with fake_cupy.installed():
+        import cupy
+
+        ids = cupy.asarray(np.array([3, 0, 4]))
+        before = fake_cupy.waits()
+        check_ids(ids, 5)
+        assert fake_cupy.waits() == before + 1
 
 
 def unaligned(shape):

@@ -6,13 +6,16 @@ compiled as it stands, with `-fsanitize=thread` for the announcement of every lo
 memory.cpp (no sanitizer library is linked). Libraries are kept in the cache by all that made them.
 """
 
+import atexit
 import functools
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from minillm import env
@@ -25,13 +28,15 @@ _FLAGS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-fno-exceptions", "
 _KERNEL_FLAGS = [
     *_FLAGS, "-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize",
     "-fno-tree-loop-distribute-patterns", "-fno-strict-aliasing", "-fwrapv",
+    "-fno-optimize-sibling-calls",  # a call's return address says where it stands
     "--param=tsan-instrument-func-entry-exit=0",
     "-Werror=frame-larger-than=49152",  # of a fiber's stack of 64 KB
 ]  # fmt: skip
 _SHARED = re.compile(
-    r"(?P<extern>extern\s+)?__shared__\s+(?:__align__\(\s*\d+\s*\)\s*|alignas\(\s*\d+\s*\)\s*)?"
+    r"(?P<extern>extern\s+)?__shared__\s+(?:(?:__align__|alignas)\(\s*(?P<align>\d+)\s*\)\s*)?"
     r"(?P<type>[\w:]+(?:\s+(?!\w+\s*[\[;,])\w+)*(?:<[^;<>]*>)?)\s+(?P<names>\w[^;()=]*);"
 )
+_HASH = 32  # bytes
 _DECLARED = re.compile(r"\s*(\w+)\s*((?:\[[^\]]*\]\s*)*)$")
 
 
@@ -40,18 +45,26 @@ class CompileError(UserError):
 
 
 @functools.cache
-def compiler() -> str:
-    """The path of g++.
+def compiler() -> tuple[str, ...]:
+    """GNU g++: its path, and flags if CXX has some.
 
     Raises:
         UserError: there is none.
     """
-    path = shutil.which(os.environ.get("CXX", "g++"))
+    name, *flags = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    path = shutil.which(name)
     if path is None:
         raise UserError(
             "the CUDA emulator needs a C++ compiler: install g++, or name another with CXX"
         )
-    return path
+    asked = [path, *flags, "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(asked, capture_output=True, text=True).stdout
+    if "__GNUC__" not in macros or "__clang__" in macros:
+        raise UserError(
+            f"the CUDA emulator needs GNU g++, which {shlex.join([path, *flags])} is not: install"
+            " it, or name it with CXX"
+        )
+    return path, *flags
 
 
 def _declarations(match: re.Match) -> str:
@@ -67,7 +80,8 @@ def _declarations(match: re.Match) -> str:
         else:
             out.append(
                 f"static char {name}_key; auto& {name} ="
-                f' emu::shared<{kind}{sizes}>(&{name}_key, "{name}", __LINE__);'
+                f' emu::shared<{kind}{sizes}>(&{name}_key, {match["align"] or 1}, "{name}",'
+                " __LINE__);"
             )
     return " ".join(out)
 
@@ -78,9 +92,14 @@ def rewrite(source: str) -> str:
     Raises:
         CompileError: a `__shared__` that is not a plain declaration.
     """
-    lines = []
+    lines, depth = [], 0  # of braces: outside all of them, no thread is there to ask for memory
     for number, line in enumerate(source.splitlines(), 1):
         code, slashes, comment = line.partition("//")
+        if "__shared__" in code and depth == 0 and "{" not in code.partition("__shared__")[0]:
+            raise CompileError(
+                f"emulator: line {number}: declare it in the function that uses it: {line.strip()}"
+            )
+        depth += code.count("{") - code.count("}")
         code = _SHARED.sub(_declarations, code)
         if "__shared__" in code:
             raise CompileError(
@@ -102,19 +121,56 @@ def _headers() -> str:
     return _digest(*(p.read_text(encoding="utf-8") for p in files))
 
 
-def _install(target: Path, make) -> Path:
+def _whole(target: Path) -> bool:
+    """Whether a library, which ends in a hash of the rest, is as it was made; a folder, there."""
+    if target.is_dir():
+        return True
+    try:
+        content = target.read_bytes()
+    except OSError:
+        return False
+    if content[-_HASH:] == _hash(content[:-_HASH]):
+        return True
+    env.say_once(f"{target} is damaged: compiled again")
+    return False
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _install(target: Path, make: Callable[[Path], None]) -> Path:
     """`target`, made by `make(temporary path)` if it is not there; never seen half-written."""
-    if not target.exists():
+    if _whole(target):
+        return target
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            make(made)
-            try:
-                os.replace(made, target)
-            except OSError:  # a folder that another process has put there meanwhile
-                if not target.exists():
-                    raise
+        temporary = tempfile.TemporaryDirectory(dir=target.parent)
+    except OSError as error:
+        env.say_once(f"what the emulator compiles is not kept: {error}")
+        target = _unkept() / target.name
+        temporary = tempfile.TemporaryDirectory(dir=target.parent)
+    with temporary as folder:
+        made = Path(folder) / target.name
+        make(made)
+        if made.is_file():
+            with made.open("r+b") as file:
+                content = file.read()
+                file.write(_hash(content))
+        try:
+            os.replace(made, target)
+        except OSError:  # a folder that another process has put there meanwhile
+            if not target.is_dir():
+                raise
     return target
+
+
+@functools.cache
+def _unkept() -> Path:
+    """A folder for this process alone."""
+    folder = Path(tempfile.mkdtemp(prefix="minillm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _run(command: list, what: str) -> None:
@@ -126,7 +182,7 @@ def _run(command: list, what: str) -> None:
 
 
 def _folder() -> Path:
-    return env.CACHE / "emulator" / _digest(_headers(), compiler(), *_KERNEL_FLAGS)
+    return env.CACHE / "emulator" / _digest(_headers(), *compiler(), *_KERNEL_FLAGS)
 
 
 @functools.cache
@@ -135,7 +191,9 @@ def runtime_library() -> Path:
 
     def make(to: Path) -> None:
         sources = sorted(_HERE.glob("*.cpp"))
-        _run([compiler(), *_FLAGS, "-shared", *sources, "-o", to, "-ldl"], "the runtime")
+        # Kernels ask for it by this name, and get the one that is loaded, wherever the cache moved.
+        name = f"-Wl,-soname,minillm-emulator-{_folder().name}.so"
+        _run([*compiler(), *_FLAGS, "-shared", *sources, name, "-o", to, "-ldl"], "the runtime")
 
     return _install(_folder() / "runtime.so", make)
 
@@ -172,8 +230,8 @@ def kernel_library(path: Path, expressions: tuple[str, ...]) -> Path:
         code, unlinked = to.with_suffix(".cpp"), to.with_suffix(".o")
         code.write_text(text, encoding="utf-8")
         include = ["-I", _HERE, "-I", _include_folder()]
-        _run([compiler(), *_KERNEL_FLAGS, *include, "-c", code, "-o", unlinked], name)
-        _run([compiler(), "-shared", unlinked, runtime_library(), "-o", to], name)
+        _run([*compiler(), *_KERNEL_FLAGS, *include, "-c", code, "-o", unlinked], name)
+        _run([*compiler(), "-shared", unlinked, runtime_library(), "-o", to], name)
 
     return _install(_folder() / f"{key}.so", make)
 
@@ -197,7 +255,7 @@ def _chain(block: str) -> str:
     """The lines of one address that are ours, innermost first: `a.cuh:12, called at op/v1.cu:9`."""
     kept = []
     for line in block.splitlines():
-        file, _, number = line.partition(" ")[0].rpartition(":")
+        file, _, number = line.partition(" (discriminator")[0].rpartition(":")
         if file.endswith((".cu", ".cuh")):
             short = "/".join(Path(file).parts[-2:]) if file.endswith(".cu") else Path(file).name
             kept.append(f"{short}:{number}")

@@ -24,8 +24,9 @@ namespace emu {
 struct Index { unsigned x, y, z; };
 
 template <typename T>
-inline T& shared(const void* key, const char* name, int line) {
-    return *reinterpret_cast<T*>(emu_shared(key, sizeof(T), alignof(T), name, line));
+inline T& shared(const void* key, long align, const char* name, int line) {
+    if (align < (long)alignof(T)) align = alignof(T);
+    return *reinterpret_cast<T*>(emu_shared(key, sizeof(T), align, name, line));
 }
 
 // An access that is not a plain load or store, told to the runtime with the caller's own address.
@@ -53,7 +54,26 @@ inline void call(void (*kernel)(A...), void** args) {
 #define gridDim (emu::Index{emu_index(9), emu_index(10), emu_index(11)})
 static const int warpSize = 32;
 
-extern "C" void* memcpy(void*, const void*, size_t);
+extern "C" int printf(const char*, ...);
+
+// The compiler announces copies of a vector's size, which are loads and stores to it, but no calls.
+#define memcpy(TO, FROM, BYTES) emu::copy(TO, FROM, BYTES)
+#define memset(TO, BYTE, BYTES) emu::fill(TO, BYTE, BYTES)
+namespace emu {
+__attribute__((always_inline)) inline void copy(void* to, const void* from, size_t bytes) {
+    if (__builtin_constant_p(bytes) && bytes <= 16 && !(bytes & (bytes - 1))) {
+        __builtin_memcpy(to, from, bytes);
+        return;
+    }
+    emu_access_range(from, bytes, EMU_READ, here());
+    emu_access_range(to, bytes, EMU_WRITE, here());
+    emu_copy(to, from, bytes);
+}
+__attribute__((always_inline)) inline void fill(void* to, int byte, size_t bytes) {
+    emu_access_range(to, bytes, EMU_WRITE, here());
+    emu_fill(to, byte, bytes);
+}
+}  // namespace emu
 
 #include "cuda_math.h"
 #include "cuda_vectors.h"
@@ -139,8 +159,9 @@ EMU_ATOMIC_OP(atomicExch, value)
 EMU_ATOMIC_OP(atomicInc, old >= value ? 0 : old + 1)
 
 template <typename T>
-__attribute__((always_inline)) inline T atomicCAS(T* address, T compare, T value) {
-    return emu::atomic(address, [=](T old) { return old == compare ? value : old; });
+__attribute__((always_inline)) inline T atomicCAS(
+    T* address, decltype(T() + T()) compare, decltype(T() + T()) value) {
+    return emu::atomic(address, [=](T old) -> T { return old == compare ? value : old; });
 }
 
 #define __trap() emu_trap("__trap", __LINE__)

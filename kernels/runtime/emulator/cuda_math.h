@@ -22,6 +22,9 @@ EMU_MATH_1(fabs)
 EMU_MATH_1(floor)
 EMU_MATH_1(ceil)
 EMU_MATH_1(rint)
+EMU_MATH_1(trunc)
+EMU_MATH_1(round)
+EMU_MATH_1(log10)
 #define EMU_MATH_2(NAME) \
     extern "C" double NAME(double, double); \
     extern "C" float NAME##f(float, float); \
@@ -30,6 +33,7 @@ EMU_MATH_2(pow)
 EMU_MATH_2(fmax)
 EMU_MATH_2(fmin)
 EMU_MATH_2(fmod)
+EMU_MATH_2(copysign)
 extern "C" double fma(double, double, double);
 extern "C" float fmaf(float, float, float);
 inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
@@ -63,6 +67,9 @@ EMU_INTEGER(unsigned long long)
 
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
+inline float __powf(float x, float y) { return powf(x, y); }
+inline float __sinf(float x) { return sinf(x); }
+inline float __cosf(float x) { return cosf(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 inline float __frcp_rn(float x) { return 1.0f / x; }

@@ -17,6 +17,12 @@ inline void fiber_start(Fiber& fiber, char* stack, long bytes, void (*run)()) {
 
 inline void fiber_switch(Fiber& from, Fiber& to) { emu_switch(&from.sp, to.sp); }
 
+inline const char* stack_pointer() {
+    const char* sp;
+    asm("movq %%rsp, %0" : "=r"(sp));
+    return sp;
+}
+
 #else
 
 #include <ucontext.h>
@@ -32,5 +38,7 @@ inline void fiber_start(Fiber& fiber, char* stack, long bytes, void (*run)()) {
 }
 
 inline void fiber_switch(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context); }
+
+inline const char* stack_pointer() { return (const char*)__builtin_frame_address(0); }
 
 #endif

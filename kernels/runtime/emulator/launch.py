@@ -7,6 +7,7 @@ lands in a neighbour. Arrays that share memory share it here too.
 
 import ctypes
 import functools
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ from minillm.kernels.runtime.emulator import build
 
 _ORDERS = ("forward", "reverse", "random")
 _ZONE = 64 << 10  # of no one's memory between arrays, bytes
+TOO_FINE = "granule"  # what the runtime says of an access smaller than its shadow memory watches
+_granules: dict[tuple[Path, int], int] = {}  # of the kernels that have such accesses
 lock = threading.Lock()  # held for a launch: the runtime runs one at a time
+os.register_at_fork(after_in_child=lock._at_fork_reinit)  # another thread's launch stays behind
 
 
 class KernelFault(RuntimeError):
@@ -32,7 +36,7 @@ class Region(ctypes.Structure):
 
     _fields_ = [
         ("begin", ctypes.c_void_p), ("bytes", ctypes.c_long), ("name", ctypes.c_char_p),
-        ("itemsize", ctypes.c_long),
+        ("itemsize", ctypes.c_long), ("writable", ctypes.c_long),
     ]  # fmt: skip
 
 
@@ -124,6 +128,7 @@ def runtime() -> ctypes.CDLL:
 
 @functools.cache
 def _library(path: Path, expressions: tuple[str, ...], changed: int) -> tuple[ctypes.CDLL, Path]:
+    runtime()  # which the library asks for by name
     file = build.kernel_library(path, expressions)
     return ctypes.CDLL(str(file)), file
 
@@ -154,14 +159,16 @@ def launch(path, expressions, kernel, grid, block, arguments, arrays, shared=0) 
         KernelFault: the kernel did something that a GPU forbids or leaves undefined.
     """
     library, file = _library(path, expressions, path.stat().st_mtime_ns)
+    entry = ctypes.cast(getattr(library, f"emu_entry_{kernel}"), ctypes.c_void_p).value
+    granule, error = _granules.get((file, kernel), 4), TOO_FINE
     with lock:
-        memory = _Memory(arrays)
-        for (position, *_), address in zip(arrays, memory.addresses):
-            arguments.set_pointer(position, address)
-        sizes = [a.itemsize for *_, a, _ in arrays] + [_smallest_shared(path, expressions[kernel])]
-        entry = ctypes.cast(getattr(library, f"emu_entry_{kernel}"), ctypes.c_void_p).value
-        granule = max(1, min(4, *sizes))
-        error = run(entry, arguments.address, grid, block, shared, memory.regions, granule)
+        while error == TOO_FINE:
+            memory = _Memory(arrays)
+            for (position, *_), address in zip(arrays, memory.addresses):
+                arguments.set_pointer(position, address)
+            error = run(entry, arguments.address, grid, block, shared, memory.regions, granule)
+            if error == TOO_FINE:
+                granule = _granules[file, kernel] = granule // 2
         if not error:
             memory.copy_back()
             if _settings.profile is not None:
@@ -194,15 +201,6 @@ def _located(error: str, library: ctypes.CDLL, file: Path) -> str:
     for pc, line in zip(found, lines):
         error = error.replace(f"{{pc:{pc}}}", line)
     return error
-
-
-@functools.cache
-def _smallest_shared(path: Path, expression: str) -> int:
-    """Bytes of the smallest element declared in shared memory by the file."""
-    text = path.read_text(encoding="utf-8")
-    kinds = {m["type"] for m in build._SHARED.finditer(text) if not m["extern"]}
-    narrow = {"bool": 1, "char": 1, "unsigned char": 1, "short": 2, "unsigned short": 2, "bf16": 2}
-    return min([narrow.get(kind, 4) for kind in kinds], default=4)
 
 
 def _extent(a: np.ndarray) -> tuple[int, int]:
@@ -242,7 +240,7 @@ class _Memory:
                 start = arrays[i][2].ctypes.data
                 self.addresses[i] = begin + start - low
             _, name, array, _ = arrays[members[0]]
-            self.regions.append(Region(begin, high - low, name.encode(), array.itemsize))
+            self.regions.append(Region(begin, high - low, name.encode(), array.itemsize, writable))
             at = (begin + high - low + _ZONE + 255) & ~255
 
     def copy_back(self) -> None:

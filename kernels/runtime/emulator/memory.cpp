@@ -34,16 +34,19 @@ static uint64_t record(int flags) {
 struct Shared { const void* key; char *begin, *end; const char* name; };
 
 static const long ARENA = 512 << 10, REDZONE = 256;
-static const long MOST_STATIC = 48 << 10, MOST_SHARED = 227 << 10;  // of a Hopper block
-static Shared declared[64];
+static const int MOST_DECLARED = 256;
+static const long MOST_STATIC = 48 << 10;
+static Shared declared[MOST_DECLARED];
 static int declarations;
 static long static_bytes;
-static uint8_t* owner;                       // declaration + 1 of each granule of the arena
+static uint16_t* owner;                      // declaration + 1 of each granule of the arena
 static Cell *shared_cells, *global_cells;
 static long global_capacity;
 static std::vector<long> first_cell;         // of each region
 static std::vector<uint32_t> block_starts;   // epochs, to name the block of an earlier access:
-static std::vector<uint64_t> block_numbers;  // this one
+static std::vector<uint64_t> block_numbers;  // this one,
+static std::vector<uint32_t> released;       // which up to this epoch passed its work on: 0 none
+static uint32_t fenced;                      // epoch of the running block's last fence: 0 none
 static const emu_region* last_region;
 static uintptr_t constant_page;              // of the kernel's own read-only data, seen last
 static int shift;                            // log2 of the granule
@@ -56,11 +59,12 @@ static void* reserve(long bytes) {
 void memory_begin_launch() {
     if (!block.shared) {
         block.shared = (char*)reserve(ARENA);
-        owner = (uint8_t*)reserve(ARENA);
+        owner = (uint16_t*)reserve(ARENA * sizeof *owner);
         shared_cells = (Cell*)reserve(ARENA * sizeof(Cell));
+        block.arena_end = block.shared + ARENA;
+        block.shared_end = block.shared;
     }
-    memset(owner, 0, ARENA);
-    block.arena_end = block.shared + ARENA;
+    memset(owner, 0, (block.shared_end - block.shared) * sizeof *owner);
     block.shared_end = block.shared;
     declarations = 0;
     static_bytes = 0;
@@ -69,6 +73,7 @@ void memory_begin_launch() {
     first_cell.clear();
     block_starts.clear();
     block_numbers.clear();
+    released.clear();
     for (long r = 0; r < options.regions; r++) {
         first_cell.push_back(cells);
         cells += (options.region[r].bytes >> shift) + 2;
@@ -81,26 +86,38 @@ void memory_begin_launch() {
     last_region = options.region;
 }
 
+void memory_forget() {
+    if (shared_cells) munmap(shared_cells, ARENA * sizeof(Cell));
+    if (global_cells) munmap(global_cells, global_capacity * sizeof(Cell));
+    shared_cells = (Cell*)reserve(ARENA * sizeof(Cell));
+    global_cells = nullptr;
+    global_capacity = 0;
+}
+
 void memory_begin_block() {
     block_starts.push_back(block.block_start);
     block_numbers.push_back(block.number);
+    released.push_back(0);
+    fenced = 0;
 }
 
 char* shared_reserve(long bytes, long align, const char* name, bool dynamic) {
-    char* begin = block.shared_end + (declarations ? REDZONE : 0);
-    if (align < 128) align = 128;
-    begin = (char*)(((uintptr_t)begin + align - 1) & ~(uintptr_t)(align - 1));
     if (dynamic && declarations) return declared[0].begin;  // reserved by the launch's first block
+    char* begin = (char*)(((uintptr_t)block.shared_end + REDZONE + 127) & ~(uintptr_t)127);
+    if (align < 16) begin += align;  // no better aligned than the kernel may rely on
     if (!dynamic) static_bytes += bytes;
     long dynamic_bytes = declarations && !declared[0].key ? declared[0].end - declared[0].begin : 0;
     if (static_bytes > MOST_STATIC)
         fail("%ld bytes of static shared memory: a block has %ld", static_bytes, MOST_STATIC);
-    if (static_bytes + dynamic_bytes > MOST_SHARED || declarations == 64)
+    if (declarations == MOST_DECLARED)
+        fail("more than %d declarations of shared memory", MOST_DECLARED);
+    if (static_bytes + dynamic_bytes > MOST_SHARED)
         fail("%ld bytes of shared memory: a block has at most %ld", static_bytes + dynamic_bytes,
              MOST_SHARED);
     declared[declarations] = {nullptr, begin, begin + bytes, name};
     long first = (begin - block.shared) >> shift, last = (begin + bytes - 1 - block.shared) >> shift;
-    if (bytes) memset(owner + first, ++declarations, last - first + 1);
+    declarations++;
+    if (bytes) std::fill(owner + first, owner + last + 1, (uint16_t)declarations);
     block.shared_end = begin + bytes;
     return begin;
 }
@@ -141,6 +158,12 @@ static void describe(const void* address, char* to) {
     sprintf(to, "address %p", address);
 }
 
+// Which of the launch's blocks, in the order they ran, an epoch belongs to.
+static long block_at(uint32_t epoch) {
+    return std::upper_bound(block_starts.begin(), block_starts.end(), epoch) -
+           block_starts.begin() - 1;
+}
+
 static void race(const char* what, const void* address, int kind, const void* pc, uint64_t before,
                  uint32_t pc_low, const char* did) {
     char place[200], me[96], other[160];
@@ -148,9 +171,7 @@ static void race(const char* what, const void* address, int kind, const void* pc
     uintptr_t full = ((uintptr_t)pc & ~0xffffffffull) | pc_low;
     if (full > (uintptr_t)pc + (1ull << 31)) full -= 1ull << 32;
     if (full + (1ull << 31) < (uintptr_t)pc) full += 1ull << 32;
-    long earlier = std::upper_bound(block_starts.begin(), block_starts.end(), epoch_of(before)) -
-                   block_starts.begin() - 1;
-    earlier = block_numbers[earlier];
+    long earlier = block_numbers[block_at(epoch_of(before))];
     int t = thread_of(before);
     long x = block.grid[0], y = block.grid[1];
     sprintf(other, "block (%ld,%ld,%ld) thread (%u,%u,%u)", earlier % x, earlier / x % y,
@@ -191,6 +212,17 @@ static void misaligned(const void* address, long bytes, int kind, const void* pc
          DOES[kind], bytes, place, bytes, who(*now, me), pc);
 }
 
+static void read_only(const void* address, int kind, const void* pc) {
+    char me[96], place[200];
+    describe(address, place);
+    fail("%s of %s, which is read-only\n  %s, {pc:%p}", DOES[kind], place, who(*now, me), pc);
+}
+
+static void stack_overflow(const void* pc) {
+    char me[96];
+    fail("stack overflow: calls too deep, or too many locals\n  %s, {pc:%p}", who(*now, me), pc);
+}
+
 // ---------------------------------------------------------------- one access
 
 // Whether what `r` records happened before what the running thread does now.
@@ -198,7 +230,7 @@ template <bool GLOBAL>
 static bool before(uint64_t r, bool acquired) {
     uint32_t e = epoch_of(r);
     if (e < (GLOBAL ? block.launch_start : block.block_start)) return true;  // another launch, block
-    if (GLOBAL && e < block.block_start) return acquired;
+    if (GLOBAL && e < block.block_start) return acquired && e <= released[block_at(e)];
     if (e != block.epoch || thread_of(r) == now->id) return true;
     int lane = thread_of(r) & 31;
     return thread_of(r) >> 5 == now->warp && now->seen[lane] > clock_of(r);
@@ -277,16 +309,25 @@ static void elsewhere(const char* a, long bytes, int kind, const void* pc) {
     out_of_bounds("global", a, bytes, kind, pc);
 }
 
+template <bool ALIGNED>  // whether an access shares a cell with what it does not touch
+static inline bool finer(long at, long bytes) {
+    return ALIGNED ? bytes < options.granule : (at | bytes) & (options.granule - 1);
+}
+
+// ALIGNED: one load or store, which faults unless its address is a multiple of its size.
+template <bool ALIGNED>
 static inline __attribute__((always_inline)) void access(const void* address, long bytes, int kind,
                                                          const void* pc) {
     const char* a = (const char*)address;
+    if (stack_pointer() < now->stack + STACK_RESERVE) stack_overflow(pc);
     if (a >= now->stack && a < now->stack_end) return;
     uintptr_t offset = (uintptr_t)(a - block.shared);
     if (offset < (uintptr_t)(block.shared_end - block.shared)) {
         long first = offset >> shift, last = (offset + bytes - 1) >> shift;
         if (!owner[first] || owner[last] != owner[first])
             out_of_bounds("shared", a, bytes, kind, pc);
-        if (offset & (bytes - 1) && !(bytes & (bytes - 1))) misaligned(a, bytes, kind, pc);
+        if (ALIGNED && offset & (bytes - 1)) misaligned(a, bytes, kind, pc);
+        if (finer<ALIGNED>(offset, bytes)) fail("%s", TOO_FINE);
         if (options.profile) profile_access(a, bytes, EMU_SHARED, kind, pc);
         for (long i = first; i <= last; i++) check<false>(shared_cells[i], a, kind, pc);
         return;
@@ -298,79 +339,62 @@ static inline __attribute__((always_inline)) void access(const void* address, lo
         if (r == end) return elsewhere(a, bytes, kind, pc);
         last_region = g = r;
     }
-    if ((uintptr_t)a & (bytes - 1) && !(bytes & (bytes - 1))) misaligned(a, bytes, kind, pc);
+    if (ALIGNED && (uintptr_t)a & (bytes - 1)) misaligned(a, bytes, kind, pc);
     if (options.profile) profile_access(a, bytes, EMU_GLOBAL, kind, pc);
     Cell* cells = global_cells + first_cell[g - options.region];
-    long at = a - g->begin, first = at >> shift, last = (at + bytes - 1) >> shift;
+    long at = a - g->begin;
+    if (finer<ALIGNED>(at, bytes)) fail("%s", TOO_FINE);
+    if (kind != EMU_READ && !g->writable) read_only(a, kind, pc);
+    long first = at >> shift, last = (at + bytes - 1) >> shift;
     for (long i = first; i <= last; i++) check<true>(cells[i], a, kind, pc);
 }
 
 void emu_access(const void* address, long bytes, int kind, const void* pc) {
-    if (kind == EMU_ATOMIC) block.did_atomic = true;
-    access(address, bytes, kind, pc);
+    if (kind == EMU_ATOMIC) {
+        block.did_atomic = true;
+        released.back() = fenced;
+    }
+    access<true>(address, bytes, kind, pc);
 }
 
-void emu_fence(void) { block.acquired |= block.did_atomic; }
+void emu_access_range(const void* address, long bytes, int kind, const void* pc) {
+    if (bytes) access<false>(address, bytes, kind, pc);
+}
+
+// After its work a block fences, then tells the others by an atomic; who learns of it by an atomic,
+// then fences, may take that work up.
+void emu_fence(void) {
+    block.acquired |= block.did_atomic;
+    fenced = block.epoch;
+}
 
 void emu_copy(void* to, const void* from, long bytes) { memcpy(to, from, bytes); }
 
-// ---------------------------------------------------------------- asynchronous copies
+void emu_fill(void* to, int byte, long bytes) { memset(to, byte, bytes); }
 
-struct Copy { char* to; const char* from; long bytes; const void* pc; int group; };
-static std::vector<Copy> copies[1024];  // of each thread, the oldest first
-static int groups[1024];                // that it has committed
-
-void memory_begin_thread() {
-    copies[now->id].clear();
-    groups[now->id] = 0;
-}
-
-static void mark(char* to, long bytes, int flags) {
+void memory_in_flight(char* to, long bytes, bool begins) {
     for (long i = (to - block.shared) >> shift; i <= (to + bytes - 1 - block.shared) >> shift; i++)
-        shared_cells[i].write = record(flags);
-}
-
-void emu_copy_async(void* to, const void* from, long bytes, const void* pc) {
-    access(from, bytes, EMU_READ, pc);
-    access(to, bytes, EMU_WRITE, pc);  // whatever is there must be over and done with
-    mark((char*)to, bytes, IN_FLIGHT);
-    copies[now->id].push_back({(char*)to, (const char*)from, bytes, pc, groups[now->id]});
-}
-
-void emu_copy_commit(void) { groups[now->id]++; }
-
-void emu_copy_wait(int later) {
-    auto& mine = copies[now->id];
-    size_t done = 0;
-    for (; done < mine.size() && mine[done].group < groups[now->id] - later; done++) {
-        const Copy& c = mine[done];
-        mark(c.to, c.bytes, 0);
-        memcpy(c.to, c.from, c.bytes);
-    }
-    mine.erase(mine.begin(), mine.begin() + done);
+        shared_cells[i].write = record(begins ? IN_FLIGHT : 0);
 }
 
 // ---------------------------------------------------------------- what the compiler calls
 
-#define ANNOUNCE(NAME, BYTES, KIND) \
-    extern "C" void NAME(void* a) { access(a, BYTES, KIND, __builtin_return_address(0)); }
-#define ANNOUNCE_ALL(PREFIX) \
-    ANNOUNCE(PREFIX##read1, 1, EMU_READ) ANNOUNCE(PREFIX##read2, 2, EMU_READ) \
-    ANNOUNCE(PREFIX##read4, 4, EMU_READ) ANNOUNCE(PREFIX##read8, 8, EMU_READ) \
-    ANNOUNCE(PREFIX##read16, 16, EMU_READ) \
-    ANNOUNCE(PREFIX##write1, 1, EMU_WRITE) ANNOUNCE(PREFIX##write2, 2, EMU_WRITE) \
-    ANNOUNCE(PREFIX##write4, 4, EMU_WRITE) ANNOUNCE(PREFIX##write8, 8, EMU_WRITE) \
-    ANNOUNCE(PREFIX##write16, 16, EMU_WRITE)
-ANNOUNCE_ALL(__tsan_)
-ANNOUNCE_ALL(__tsan_unaligned_)
-ANNOUNCE_ALL(__tsan_volatile_)
+#define ANNOUNCE(NAME, FIT, BYTES, KIND) \
+    extern "C" void NAME(void* a) { access<FIT>(a, BYTES, KIND, __builtin_return_address(0)); }
+#define ANNOUNCE_ALL(PREFIX, FIT) \
+    ANNOUNCE(PREFIX##read1, FIT, 1, EMU_READ) ANNOUNCE(PREFIX##read2, FIT, 2, EMU_READ) \
+    ANNOUNCE(PREFIX##read4, FIT, 4, EMU_READ) ANNOUNCE(PREFIX##read8, FIT, 8, EMU_READ) \
+    ANNOUNCE(PREFIX##read16, FIT, 16, EMU_READ) \
+    ANNOUNCE(PREFIX##write1, FIT, 1, EMU_WRITE) ANNOUNCE(PREFIX##write2, FIT, 2, EMU_WRITE) \
+    ANNOUNCE(PREFIX##write4, FIT, 4, EMU_WRITE) ANNOUNCE(PREFIX##write8, FIT, 8, EMU_WRITE) \
+    ANNOUNCE(PREFIX##write16, FIT, 16, EMU_WRITE)
+ANNOUNCE_ALL(__tsan_, true)
+ANNOUNCE_ALL(__tsan_unaligned_, false)  // of a type whose alignment is less: several on a GPU
 
 extern "C" void __tsan_read_range(void* a, long n) {
-    access(a, n, EMU_READ, __builtin_return_address(0));
+    emu_access_range(a, n, EMU_READ, __builtin_return_address(0));
 }
 extern "C" void __tsan_write_range(void* a, long n) {
-    access(a, n, EMU_WRITE, __builtin_return_address(0));
+    emu_access_range(a, n, EMU_WRITE, __builtin_return_address(0));
 }
 extern "C" void __tsan_init(void) {}
-extern "C" void __tsan_func_entry(void*) {}
-extern "C" void __tsan_func_exit(void) {}

@@ -25,6 +25,7 @@ struct emu_region {         // one array of global memory
     long bytes;
     const char* name;       // of the kernel's parameter
     long itemsize;
+    long writable;          // 0: a write is a fault
 };
 
 struct emu_line {           // counts of one load or store instruction
@@ -37,7 +38,8 @@ struct emu_line {           // counts of one load or store instruction
 enum { EMU_READ, EMU_WRITE, EMU_ATOMIC };
 enum { EMU_GLOBAL, EMU_SHARED };
 
-// Runs `entry` for each thread of each block. 0, or 1 with emu_error() saying what went wrong.
+// Runs `entry` for each thread of each block. 0, or 1 with emu_error() saying what went wrong:
+// "granule" if an access was smaller than `options->granule` or began between two.
 int emu_launch(emu_entry entry, void** args, const unsigned grid[3], const unsigned block[3],
                long dynamic_shared_bytes, const emu_options* options);
 const char* emu_error(void);             // {pc:ADDRESS} stands where a source line belongs
@@ -59,7 +61,9 @@ void* emu_dynamic_shared(void);
 void emu_fence(void);                    // __threadfence
 // An access that the compiler does not announce by itself: vectors, atomics, copies.
 void emu_access(const void* address, long bytes, int kind, const void* pc);
+void emu_access_range(const void* address, long bytes, int kind, const void* pc);  // any number
 void emu_copy(void* to, const void* from, long bytes);  // announces nothing
+void emu_fill(void* to, int byte, long bytes);          // neither does this
 // Asynchronous copies of a thread, in groups: done in the wait that leaves at most `later` groups.
 void emu_copy_async(void* to, const void* from, long bytes, const void* pc);
 void emu_copy_commit(void);

@@ -10,6 +10,8 @@
 enum Wait { READY, AT_BLOCK, AT_WARP, RETURNED };
 enum WarpOp { OP_SYNC, OP_SHUFFLE, OP_BALLOT };
 
+static const int MOST_THREADS = 1024;            // of a block
+
 struct Thread {
     Fiber fiber;
     char *stack, *stack_end;
@@ -31,7 +33,7 @@ struct Block {
     unsigned index[3], dim[3], grid[3];
     uint64_t number;             // of blockIdx, x fastest
     int threads;
-    uint32_t launch_start, block_start, epoch;  // epochs count barriers, over all launches
+    uint32_t launch_start, block_start, epoch;  // epochs count barriers, over many launches
     bool acquired;               // an atomic and a fence: what earlier blocks did is over
     bool did_atomic;
     char *shared, *shared_end, *arena_end;      // in use, and all of it
@@ -42,14 +44,26 @@ extern Thread* threads;
 extern Block block;
 extern emu_options options;
 
+static const long MOST_SHARED = 227 << 10;       // bytes of a block on a Hopper
+static const long STACK_RESERVE = 8 << 10;       // of a fiber's stack, to report an overflow from
+static const char* const TOO_FINE = "granule";   // an access smaller than the cells watch
+
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 const char* who(const Thread& t, char* to);      // "block (0,0,0) thread (17,0,0)"
 const char* who_is(int id, char* to);            // a thread of this block, by number
 
+void leave();                                    // the running thread: until it can go on
+
+void warp_begin_block();
+void warp_barrier(int warp);                     // a __syncthreads has opened
+
 void memory_begin_launch();
+void memory_forget();                            // of all that was, but what is reserved
 void memory_begin_block();
-void memory_begin_thread();                      // `now` is about to run its first line
+void memory_in_flight(char* to, long bytes, bool begins);  // a copy into shared memory
 char* shared_reserve(long bytes, long align, const char* name, bool dynamic);
+
+void copies_begin_thread();                      // `now` is about to run its first line
 
 void profile_begin_launch();
 void profile_access(const void* address, long bytes, int space, int kind, const void* pc);

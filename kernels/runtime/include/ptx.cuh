@@ -103,7 +103,7 @@ inline float reciprocal_fast(float x) {
     return fabs(y) < 1.17549435e-38f ? 0.0f : y;
 }
 
-// Done as late as the program allows, in the wait for it: until then, touching the place is a fault.
+// Done as late as the program allows, in the wait for it: touching the place before is a fault.
 __attribute__((always_inline)) inline void copy_async_16(void* shared, const void* global) {
     emu_copy_async(shared, global, 16, emu::here());
 }

@@ -57,20 +57,6 @@ __device__ __forceinline__ Slice<T> load_slice(const T* row, int C) {
     return slice;
 }
 
-// The 16 bytes of a pack of numbers, each rounded once; bf16 two at a time, in one instruction.
-template <typename T>
-__device__ __forceinline__ uint4 rounded(const accum<T> (&a)[Pack<T>::N]) {
-    uint4 bits;
-    memcpy(&bits, &a, 16);
-    return bits;
-}
-template <>
-__device__ __forceinline__ uint4 rounded<bf16>(const float (&a)[8]) {
-    using ptx::bf16x2_from_floats;
-    return make_uint4(bf16x2_from_floats(a[0], a[1]), bf16x2_from_floats(a[2], a[3]),
-                      bf16x2_from_floats(a[4], a[5]), bf16x2_from_floats(a[6], a[7]));
-}
-
 // Stores a pack that no one will read again soon.
 template <typename T>
 __device__ __forceinline__ void store_once(T* to, const uint4& bits) {

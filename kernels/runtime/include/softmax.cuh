@@ -73,29 +73,6 @@ __device__ __forceinline__ A infinity() {
     return __int_as_float(0x7f800000);
 }
 
-template <typename T>
-__device__ __forceinline__ void widen(accum<T> (&to)[Pack<T>::N], const Pack<T>& pack) {
-    #pragma unroll
-    for (int j = 0; j < Pack<T>::N; j++) to[j] = to_accum(pack[j]);
-}
-
-// Each rounded once; bf16 two at a time, in one instruction.
-template <typename T>
-__device__ __forceinline__ Pack<T> narrow(const accum<T> (&from)[Pack<T>::N]) {
-    Pack<T> pack;
-    memcpy(&pack, &from, 16);
-    return pack;
-}
-template <>
-__device__ __forceinline__ Pack<bf16> narrow<bf16>(const float (&from)[8]) {
-    unsigned bits[4];
-    #pragma unroll
-    for (int i = 0; i < 4; i++) bits[i] = ptx::bf16x2_from_floats(from[2 * i], from[2 * i + 1]);
-    Pack<bf16> pack;
-    memcpy(&pack, &bits, 16);
-    return pack;
-}
-
 // The maximum of what has gone by, and total = sum e^(x - largest), in one pass: where the maximum
 // grows, the total so far shrinks by e^(old - new) (Milakov & Gimelshein 2018, arXiv 1805.02867).
 template <typename A>

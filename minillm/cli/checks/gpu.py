@@ -4,7 +4,6 @@ here is worse than a warning."""
 
 import re
 import shlex
-import shutil
 import sys
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from minillm.cli.checks import PIP, Finding
 from minillm.cli.checks.process import run
+from minillm.kernels.runtime.emulator import available
 
 _DRIVER = """
 import ctypes
@@ -92,7 +92,7 @@ def look() -> GPUState:
     asked = run([sys.executable, "-c", _DRIVER], 30)
     driver = int(asked.output) if asked.code == 0 else None
     installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
-    emulator = shutil.which("g++") is not None
+    emulator = available()
     state = GPUState(_has_card(), driver, installed, emulator=emulator)
     if driver is not None and state.cupy:
         probe = run([sys.executable, "-c", _FIRST_ARRAY], 120)

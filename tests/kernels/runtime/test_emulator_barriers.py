@@ -90,7 +90,7 @@ def test_assertions_and_traps(tmp_path):
     assert "assert(n < 10)" in text and "line 5" in text
 
 
-ASYNC = """__shared__ float s[256];
+ASYNC = """__shared__ __align__(16) float s[256];
 int t = threadIdx.x;
 ptx::copy_async_16(s + 4 * t, x + 4 * t);
 ptx::copy_async_commit();
@@ -123,7 +123,7 @@ def test_asynchronous_copies_arrive_when_waited_for(tmp_path, order, wait, index
 
 
 def test_the_source_of_an_asynchronous_copy_is_read_when_waited_for(tmp_path):
-    body = """__shared__ float s[256];
+    body = """__shared__ __align__(16) float s[256];
 int t = threadIdx.x;
 y[4 * t] = 1;
 ptx::copy_async_16(s + 4 * t, y + 4 * t);

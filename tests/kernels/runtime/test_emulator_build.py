@@ -14,17 +14,17 @@ needs_compiler = pytest.mark.skipif(not emulator.available(), reason="the emulat
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [
-        ("__shared__ float a[32];", 'auto& a = emu::shared<float[32]>(&a_key, "a", __LINE__);'),
-        ("__shared__ A t[2][N + 1];", 'auto& t = emu::shared<A[2][N + 1]>(&t_key, "t", __LINE__);'),
-        ("__shared__ accum<T> s;", 'auto& s = emu::shared<accum<T>>(&s_key, "s", __LINE__);'),
-        ("__shared__ unsigned int n;", 'auto& n = emu::shared<unsigned int>(&n_key, "n",'),
-        ("__shared__ __align__(16) T r[8];", 'emu::shared<T[8]>(&r_key, "r", __LINE__);'),
+        ("__shared__ float a[32];", 'auto& a = emu::shared<float[32]>(&a_key, 1, "a", __LINE__);'),
+        ("__shared__ A t[2][N + 1];", 'auto& t = emu::shared<A[2][N + 1]>(&t_key, 1, "t",'),
+        ("__shared__ accum<T> s;", 'auto& s = emu::shared<accum<T>>(&s_key, 1, "s", __LINE__);'),
+        ("__shared__ unsigned int n;", 'auto& n = emu::shared<unsigned int>(&n_key, 1, "n",'),
+        ("__shared__ __align__(16) T r[8];", 'emu::shared<T[8]>(&r_key, 16, "r", __LINE__);'),
         ("extern __shared__ float4 v[];", "float4* const v = reinterpret_cast<float4*>("),
-        ("__shared__ int a[4], b;", 'auto& b = emu::shared<int>(&b_key, "b", __LINE__);'),
+        ("__shared__ int a[4], b;", 'auto& b = emu::shared<int>(&b_key, 1, "b", __LINE__);'),
     ],
 )  # fmt: skip
 def test_shared_memory_is_rewritten_in_its_line(source, wanted):
-    text = build.rewrite(f"int x;\n  {source}  // __shared__ in words\nint y;\n")
+    text = build.rewrite(f"void k() {{\n  {source}  // __shared__ in words\n}}\n")
     assert wanted in text.splitlines()[1]
     assert text.splitlines()[1].endswith("// __shared__ in words")
     assert len(text.splitlines()) == 3
@@ -32,7 +32,13 @@ def test_shared_memory_is_rewritten_in_its_line(source, wanted):
 
 def test_other_declarations_are_refused_with_their_line():
     with pytest.raises(build.CompileError, match="line 2: write `__shared__ TYPE NAME"):
-        build.rewrite("\n__shared__ float a[2] = {1, 2};\n")
+        build.rewrite("{\n__shared__ float a[2] = {1, 2};\n")
+
+
+@pytest.mark.parametrize("source", ["__shared__ float a[2];", "extern __shared__ float a[];"])
+def test_shared_memory_outside_a_function_is_refused(source):
+    with pytest.raises(build.CompileError, match="line 3: declare it in the function that uses it"):
+        build.rewrite(f"void k() {{\n}}\n{source}\n")
 
 
 @needs_compiler

@@ -92,6 +92,9 @@ def test_the_last_block_may_read_the_others_work_after_fences(tmp_path):
     assert y[50] == 0 + 1 + 2 + 3
     with pytest.raises(emulator.KernelFault, match="race on global y"):
         program(tmp_path, LAST_BLOCK.format(fence="")).launch("k", x.dtype, 4, y * 0, x, 256)
+    forgot = LAST_BLOCK.format(fence="__threadfence();").replace("__threadfence();", "", 1)
+    with pytest.raises(emulator.KernelFault, match="race on global y"):
+        program(tmp_path, forgot).launch("k", x.dtype, 4, y * 0, x, 256)
 
 
 @pytest.mark.parametrize(("index", "at"), [("i + 1", "y[256]"), ("i - 1", "y[-1]")])
@@ -152,6 +155,101 @@ def test_misaligned_vectors(tmp_path):
 def test_an_aligned_vector_at_the_end(tmp_path):
     body = "if (threadIdx.x == 0) { float4 v = *(const float4*)(x + 256); y[0] = v.x; }"
     assert "read of 16 bytes at x[256]" in fault(program(tmp_path, body), grid=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "declared"),
+    [
+        ("", "__shared__ signed char s[64];"),
+        ("typedef unsigned char byte;", "__shared__ byte s[64];"),
+        ("", "extern __shared__ bool s[];"),
+        (
+            "struct Three { short a, b, c; operator int() { return a; } };",
+            "__shared__ Three s[64];",
+        ),
+    ],
+)
+def test_neighbours_smaller_than_a_word_do_not_race(tmp_path, before, declared):
+    store = "s[t].a = s[t].b = s[t].c = 1;" if "Three" in declared else "s[t] = 1;"
+    body = f"{declared}\nint t = threadIdx.x;\n{store}\n{{}}\ny[t] = s[t ^ 1];"
+    planted = program(tmp_path, body.format("__syncthreads();"), before=before)
+    assert (run(planted, grid=1, shared=64)[:64] == 1).all()
+    planted = program(tmp_path, body.format(""), before=before)
+    assert "shared" in fault(planted, grid=1, shared=64)
+
+
+def test_dynamic_shared_memory_beyond_a_block_s(tmp_path):
+    planted = program(tmp_path, "extern __shared__ float s[];\ns[threadIdx.x] = 0;")
+    for size in (232449, 3 << 20, -1):
+        assert f"{size} bytes of dynamic shared memory: a block" in fault(planted, shared=size)
+
+
+def test_a_hundred_declarations_of_shared_memory(tmp_path):
+    names = [f"s{i}" for i in range(100)]
+    body = "\n".join(f"__shared__ float {name}[2]; {name}[threadIdx.x] = 1;" for name in names)
+    body += f"\ny[threadIdx.x] = {' + '.join(f'{name}[threadIdx.x]' for name in names)};"
+    y = run(program(tmp_path, body), grid=1, block=2)
+    assert (y[:2] == 100).all()
+
+
+def test_before_the_first_of_shared_memory(tmp_path):
+    text = fault(program(tmp_path, "__shared__ float s[64];\ns[(int)threadIdx.x - 1] = 0;"))
+    assert "out of bounds: shared write of 4 bytes at byte -4 of s" in text
+
+
+def test_shared_memory_is_aligned_as_declared_and_no_better(tmp_path):
+    body = "__shared__ {}float s[256];\n*(float4*)(s + 4 * threadIdx.x) = make_float4(0, 0, 0, 0);"
+    run(program(tmp_path, body.format("__align__(16) ")))
+    text = fault(program(tmp_path, body.format("")))
+    assert "misaligned: write of 16 bytes of shared s at byte 0" in text
+
+
+def test_structs_are_copied_where_their_members_may_be(tmp_path):
+    before = "struct Two { float a, b; }; struct Eight { float a[8]; };"
+    body = "int t = threadIdx.x;\nif (t < 16) (({0}*)(y + 1))[t] = (({0}*)(x + 1))[t];"
+    for kind, size in (("Two", 2), ("Eight", 8)):
+        y = run(program(tmp_path, body.format(kind), before=before), grid=1)
+        assert (y[1 : 1 + 16 * size] == np.arange(1, 1 + 16 * size)).all()
+    assert "misaligned" in fault(program(tmp_path, body.format("double")), grid=1)
+
+
+@pytest.mark.parametrize(
+    ("copy", "complaint"),
+    [
+        ("memcpy(y + 3 * t, x + 3 * t, 12);", ""),
+        ("memcpy(y + 3 * t, x, t % 2 * 12);", ""),
+        ("memcpy(y + 2 * t, x + 3 * t, 12);", "write-write race on global y[2]"),
+        ("if (t == 0) memcpy(y + 1, x, n * 4);", "write of 1024 bytes at y[1]"),
+        ("memset(y + t, 0, t + 1);", "write-write race on global y[5]"),
+    ],
+)
+def test_copies_of_any_size_are_checked(tmp_path, copy, complaint):
+    planted = program(tmp_path, f"int t = threadIdx.x;\n{copy}")
+    if complaint:
+        text = fault(planted, grid=1)
+        assert complaint in text and "planted.cu:6" in text
+    else:
+        run(planted, grid=1)
+
+
+def test_a_write_to_what_the_kernel_declares_const(tmp_path):
+    text = fault(program(tmp_path, "((float*)x)[3] = 1;"))
+    assert "write of global x[3], which is read-only" in text and "planted.cu:5" in text
+
+
+def test_calls_too_deep_for_the_stack(tmp_path):
+    before = "__device__ __noinline__ float f(const float* x, int n) {"
+    before += " float a[8]; for (int i = 0; i < 8; i++) a[i] = x[i % 4] + n;"
+    before += " return n ? f(a, n - 1) + a[n % 8] : a[7]; }"
+    run(program(tmp_path, "y[threadIdx.x] = f(x, 20);", before=before), grid=1)
+    text = fault(program(tmp_path, "y[threadIdx.x] = f(x, 5000);", before=before), grid=1)
+    assert "stack overflow" in text and "planted.cu:3" in text
+
+
+def test_an_atomic_at_a_kernel_s_end_has_its_line(tmp_path):
+    body = "if (threadIdx.x == 1) y[0] = 1;\nif (threadIdx.x == 0) atomicAdd(y, 1.0f);"
+    text = fault(program(tmp_path, body), "reverse", grid=1)
+    assert "planted.cu:5" in text and "planted.cu:6" in text
 
 
 def test_too_much_static_shared_memory(tmp_path):
