@@ -51,18 +51,18 @@ class autocast(ContextDecorator):
     """
 
     def __init__(self, dtype: Any = "bfloat16", enabled: bool = True):
-        if str(dtype) != "bfloat16":
+        if getattr(dtype, "__name__", str(dtype)) != "bfloat16":
             raise UserError(f"autocast to {dtype!r}: only 'bfloat16' is supported")
         self.enabled = enabled
-        self._before: list[Any] = []
 
     def __enter__(self) -> "autocast":
-        self._before.append(mode.autocast)
+        mode.around = (*mode.around, mode.autocast)
         mode.autocast = _Casts(find_dtype("bfloat16")) if self.enabled else None
         return self
 
     def __exit__(self, *error: Any) -> None:
-        mode.autocast = self._before.pop()
+        *around, mode.autocast = mode.around
+        mode.around = tuple(around)
 
 
 class _Casts:
@@ -105,6 +105,4 @@ def _still_good(x: Any, weight: Any, version: int, cast: Any) -> bool:
     """Whether an earlier cast has x's values now, and the graph that is being recorded needs."""
     if weight is not x or version != x.version.count:
         return False
-    if cast.node is None:
-        return not mode.enabled
-    return mode.enabled and cast.node.saved is not None  # else a backward has passed
+    return (cast.node is not None) == mode.enabled  # recorded, if ops are being recorded

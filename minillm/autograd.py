@@ -167,7 +167,7 @@ def backward(root: Node, grad: Array, retain_graph: bool = False) -> None:
         for observe in observers:
             observe("backward", node.op, dout, grads)
         edges = node.edges
-        if not retain_graph:
+        if not (retain_graph or node.op.lasting):
             node.saved, node.edges, node.stamps = None, (), ()
         for edge, g in zip(edges, grads):
             if edge is None:
@@ -245,7 +245,8 @@ def _skip(node: Node, consumers: dict, pending: dict, ready: list) -> None:
 
 class _Mode(threading.local):  # each thread its own: ranks may be threads
     enabled = True
-    autocast: Any = None  # set by minillm.autocast
+    autocast: Any = None  # set by minillm.autocast, as is the next
+    around: tuple = ()  # what `autocast` was outside each of the blocks that this thread is in
 
 
 mode = _Mode()

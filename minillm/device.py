@@ -33,12 +33,13 @@ def module(device: str) -> ModuleType:
         raise UserError(f"unknown device {device!r}: choose 'cpu' or 'cuda'")
     try:
         import cupy
-    except ModuleNotFoundError:
-        raise UserError(
-            "device 'cuda' needs CuPy: pip install 'minillm[cuda13]' (or cuda12)"
-        ) from None
     except ImportError as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        if error.name == "cupy":
+            raise UserError(
+                "device 'cuda' needs CuPy: pip install 'minillm[cuda13]' (or cuda12)"
+            ) from None
+        cause = error.__cause__ or error  # CuPy's own words begin and end with a line of "="
+        reason = str(cause).strip().splitlines() or [type(cause).__name__]
         raise UserError(
             f"device 'cuda': CuPy is installed but does not load ({reason[0]}): see minillm doctor"
         ) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from minillm.autograd import Version, is_grad_enabled
 from minillm.device import Array, to_device, xp_of
 from minillm.ops.indexing import raw_key
-from minillm.ops.op import raw
+from minillm.ops.op import check_devices, raw
 
 if TYPE_CHECKING:
     from minillm.tensor import Tensor
@@ -38,11 +38,14 @@ class InPlace:
         self.version.count += 1
         return self.data
 
+    def _update(self: Any, what: str, other: Any) -> tuple[Array, Any]:
+        """The array, to be written, and what it is changed by, which must be on its device."""
+        check_devices(what, (self.data, raw(other)))
+        return self._write(what, other), raw(other)
+
     def copy_(self: Any, other: Any) -> "Tensor":
         """Overwrite with `other`, broadcast to this shape; it may be on another device."""
-        data = self._write("copy_", other)
-        other = raw(other)
-        data[...] = to_device(other, self.device) if hasattr(other, "nbytes") else other
+        self._write("copy_", other)[...] = _moved(other, self.device)
         return self
 
     def fill_(self: Any, value: Any) -> "Tensor":
@@ -57,19 +60,19 @@ class InPlace:
 
     def add_(self: Any, other: Any, alpha: float = 1) -> "Tensor":
         """Add `alpha * other`."""
-        data = self._write("add_", other)
-        data += raw(other) if alpha == 1 else alpha * raw(other)
+        data, other = self._update("add_", other)
+        data += other if alpha == 1 else alpha * other
         return self
 
     def mul_(self: Any, other: Any) -> "Tensor":
         """Multiply by `other`."""
-        data = self._write("mul_", other)
-        data *= raw(other)
+        data, other = self._update("mul_", other)
+        data *= other
         return self
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self: Any, key: Any, value: Any) -> None:
         data = self._write("item assignment", value)
-        data[raw_key(key, xp_of(data))] = raw(value)
+        data[raw_key(key, xp_of(data))] = _moved(value, self.device)
 
     # Where a gradient has to flow, `x += y` makes a new x, as it does for numbers. A leaf that
     # requires one refuses: its new value would no longer be the leaf that the optimiser knows.
@@ -86,9 +89,14 @@ class InPlace:
     def __itruediv__(self: Any, other: Any) -> "Tensor":
         if _flows(self, other):
             return self / other
-        data = self._write("/=", other)
-        data /= raw(other)
+        data, other = self._update("/=", other)
+        data /= other
         return self
+
+
+def _moved(value: Any, device: str) -> Any:
+    value = raw(value)
+    return to_device(value, device) if hasattr(value, "nbytes") else value
 
 
 def _flows(x: Any, other: Any) -> bool:

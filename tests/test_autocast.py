@@ -1,5 +1,8 @@
 """Mixed precision: which dtype each op runs in, gradients, casts made once, PyTorch's numbers."""
 
+from threading import Barrier, Thread
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -77,6 +80,9 @@ def test_blocks_nest_and_end():
     assert (x @ x).dtype == np.float32
     with pytest.raises(UserError, match="float16"):
         autocast("float16")
+    for dtype in (ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16)):
+        with autocast(dtype):
+            assert (x @ x).dtype == dtype
 
 
 @pytest.fixture
@@ -118,6 +124,46 @@ def test_a_weight_is_cast_again_when_it_must_be():
         again = F.linear(x, w)
         assert again.requires_grad  # the last cast was not recorded
         np.testing.assert_array_equal(again.data, 2 * first.data)
+
+
+def test_losses_that_share_a_cast_weight_go_backward_one_by_one():
+    """As PyTorch's may: the weight's one cast is in both graphs."""
+    w, x = matrix(), Tensor(np.ones((1, 4)), dtype="float32")
+    with autocast():
+        losses = [F.linear(x * i, w).sum() for i in (1, 2)]
+    for loss in losses:
+        loss.backward()
+    np.testing.assert_array_equal(w.grad.data, np.full((4, 4), 3.0))
+    with pytest.raises(RuntimeError, match="second time"):
+        losses[0].backward()
+
+
+def test_a_block_of_many_threads_is_each_threads_own():
+    block, turn, seen = autocast(), Barrier(2), {}
+
+    def first():
+        with autocast():
+            with block:
+                turn.wait(10)  # the other enters
+                turn.wait(10)
+            turn.wait(10)  # the other leaves
+            turn.wait(10)
+            seen["first"] = (matrix() @ matrix()).dtype.name
+
+    def second():
+        turn.wait(10)
+        with block:
+            turn.wait(10)
+            turn.wait(10)
+        seen["second"] = (matrix() @ matrix()).dtype.name
+        turn.wait(10)
+
+    threads = [Thread(target=first), Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"first": "bfloat16", "second": "float32"}
 
 
 CONFIG = GPTConfig(block_size=16, vocab_size=31, n_layer=2, n_head=2, n_embd=32)

@@ -163,6 +163,8 @@ class Compare(Op):
 class Cast(Op):
     """y = x in another dtype,  dx = dy in x's."""
 
+    lasting = True  # autocast uses one cast of a weight in many graphs
+
     @staticmethod
     def forward(x, *, dtype):
         return x.astype(dtype), (x.dtype,)

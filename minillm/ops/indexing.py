@@ -12,13 +12,14 @@ import operator
 
 import numpy as np
 
-from minillm.device import xp_of
+from minillm.device import device_of, to_device, xp_of
 from minillm.errors import UserError
 from minillm.ops.op import Op, raw
 
 
 def raw_key(key, xp):
-    """`key` for arrays of `xp`: arrays for Tensors and lists, plain integers for 0-d ones.
+    """`key` for arrays of `xp`: arrays for Tensors and lists, from whatever device, plain integers
+    for 0-d ones.
 
     Basic keys end in `...`, so that the result is a view even if nothing but one element is left.
     """
@@ -43,7 +44,9 @@ def _raw_item(item, xp):
         return operator.index(item)
     if item.dtype.kind not in "biu":
         raise UserError(f"an index must be an integer or a boolean array, not {item.dtype}")
-    return int(item) if item.ndim == 0 and item.dtype.kind != "b" else xp.asarray(item)
+    if item.ndim == 0 and item.dtype.kind != "b":
+        return int(item)
+    return to_device(item, "cpu" if xp is np else "cuda")
 
 
 def _integer(i):
@@ -114,7 +117,9 @@ class Gather(Op):
             xp.arange(n).reshape(tuple(n if i == d else 1 for i in range(x.ndim)))
             for d, n in enumerate(index.shape)
         ]
-        key[dim : dim + 1] = [xp.array(index)] if x.ndim else []  # 0-d: its only element
+        key[dim : dim + 1] = (
+            [xp.array(to_device(index, device_of(x)))] if x.ndim else []
+        )  # 0-d: its only element
         key = tuple(key)
         return x[key], (x.shape, key)
 

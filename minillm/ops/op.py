@@ -22,7 +22,8 @@ An op of one input that only selects from it may also give `scatter(whole, dy, s
 dy into its place in the input's gradient: three slices of one array then share one array of zeros.
 Gradients returned may share memory with `dy`: the engine never writes into an array it was handed.
 An op with `overwrites = True` writes its gradient into an array it saved; the engine gives it
-copies where the graph is retained for another backward.
+copies where the graph is retained for another backward. An op that saves no array may say so by
+`lasting = True`: backward leaves its nodes whole, so that several graphs can share one.
 """
 
 import re
@@ -43,6 +44,7 @@ class Op:
     backward: ClassVar[Callable[[Array, tuple, Sequence[bool]], tuple[Any, ...]] | None] = None
     scatter: ClassVar[Callable[[Array, Array, tuple], None] | None] = None
     overwrites: ClassVar[bool] = False
+    lasting: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()

@@ -152,6 +152,30 @@ def test_views_are_as_cupys(cupy, name):
     assert (got is ours, got.base is ours) == (want is theirs, want.base is theirs)
 
 
+MEETINGS = [
+    (name, dtype, other)
+    for name in ("multiply", "true_divide", "maximum", "power", "greater")
+    for dtype in ("bfloat16", "float32")
+    for other in (2, 0.5, np.float32(2), np.float64(2), np.int64(2), ml_dtypes.bfloat16(2),
+                  np.ones(3, "bfloat16"), np.ones(3, "float32"), np.ones((), "float32"),
+                  np.ones(3, "float64"), np.ones(3, "int64"), np.ones(3, bool))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, dtype, other", MEETINGS, ids=lambda x: f"{type(x).__name__}-{getattr(x, 'dtype', x)}"
+)
+def test_dtypes_meet_as_in_cupy(cupy, name, dtype, other):
+    """What CuPy would compute in; it is asked before it needs a GPU."""
+    from cupy._core._scalar import CScalar
+
+    x, real = np.ones(3, dtype), getattr(cupy, name)
+    given = _on_no_gpu(cupy, other) if isinstance(other, np.ndarray) else CScalar(other)
+    loop = real._ops.guess_routine(name, {}, [_on_no_gpu(cupy, x), given], None, real._out_ops)
+    mine = array.adopt(other) if isinstance(other, np.ndarray) else other
+    assert ufuncs.FUNCTIONS[name](array.adopt(x), mine).dtype == np.dtype(loop.out_types[0])
+
+
 REFUSED = {
     "implicit conversion": (TypeError, lambda x, a, xp: np.asarray(x)),
     "item from NumPy": (ValueError, lambda x, a, xp: x.__setitem__(..., a)),

@@ -71,6 +71,14 @@ def test_training_is_the_cpus(gpu, config, kind):
     assert_same(train("cuda", **options), train("cpu", **options), 1e-5)
 
 
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_the_test_for_real_gpus_finds_the_cpus_step(gpu, variant):
+    """tests/gpu runs where there is a GPU alone: so its own mistakes would go unseen here."""
+    from tests.gpu.test_training_step import test_equals_the_cpus as on_a_gpu
+
+    on_a_gpu(None, variant, "reference")
+
+
 @pytest.mark.skipif(not emulator.available(), reason="no g++ to build the emulator with")
 def test_training_with_cuda_kernels_is_the_cpus():
     want = train("cpu", steps=2)
@@ -202,6 +210,32 @@ MIXED = {
 }
 
 
+CHANGED = {
+    "add_": lambda x, a: x.add_(a),
+    "mul_": lambda x, a: x.mul_(a),
+    "/=": lambda x, a: x.__itruediv__(a),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_changes_in_place_by_another_device_are_refused_in_one_line(gpu, name, devices):
+    x, a = (minillm.ones(2, 2, device=device) for device in devices)
+    with pytest.raises(UserError, match=f"{name}: some inputs are on the CPU, others on a GPU"):
+        CHANGED[name](x, a)
+    assert x.tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("there, here", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_indices_and_items_may_come_from_another_device(gpu, there, here):
+    x, rows = minillm.arange(6, device=here).reshape(3, 2), Tensor([2, 0], device=there)
+    assert x[rows].device == x.gather(0, rows.reshape(1, 2)).device == here
+    assert x[rows].tolist() == [[4, 5], [0, 1]] and x[x.to(there) > 3].tolist() == [4, 5]
+    assert x.gather(0, rows.reshape(1, 2)).tolist() == [[4, 1]]
+    x[rows] = Tensor([[8, 9], [6, 7]], device=there)
+    assert x.tolist() == [[6, 7], [2, 3], [8, 9]]
+
+
 @pytest.mark.parametrize("name", MIXED)
 def test_tensors_of_two_devices_are_refused_in_one_line(gpu, name):
     x, a = minillm.ones(2, 2, device="cuda"), minillm.ones(2, 2)
@@ -216,6 +250,31 @@ def test_no_gpu_is_said_in_one_line(monkeypatch):
         Tensor(1.0, device="cuda")
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(UserError, match="pip install 'minillm"):
+        Tensor(1.0, device="cuda")
+
+
+BROKEN = {
+    "a library": ("OSError('libnvrtc.so.13: cannot open')", "libnvrtc.so.13: cannot open"),
+    "a package": (
+        "import a_package_that_cupy_needs",
+        "No module named 'a_package_that_cupy_needs'",
+    ),
+}
+
+
+@pytest.mark.parametrize("missing", BROKEN)
+def test_a_cupy_that_does_not_load_says_why(monkeypatch, tmp_path, missing):
+    """CuPy wraps the reason in lines of "=", as here; or lacks a package of its own."""
+    import sys
+
+    cause, words = BROKEN[missing]
+    if cause.startswith("OSError"):
+        text = "'\\n====\\nFailed to import CuPy.\\n\\nOriginal error:\\n  OSError: ...\\n====\\n'"
+        cause = f"raise ImportError({text}) from {cause}"
+    (tmp_path / "cupy.py").write_text(cause)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    with pytest.raises(UserError, match=rf"does not load \({words}\): see minillm doctor"):
         Tensor(1.0, device="cuda")
 
 

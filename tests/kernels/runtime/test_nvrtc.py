@@ -9,6 +9,7 @@ import pytest
 from minillm import env
 from minillm.errors import UserError
 from minillm.kernels.runtime import nvrtc
+from minillm.kernels.runtime.cubins import has_tools, inspect
 from tests import cubins
 
 pytestmark = pytest.mark.skipif(not cubins.has_nvrtc(), reason="no NVRTC: minillm[toolkit]")
@@ -210,12 +211,12 @@ def test_every_device_that_nvrtc_knows_has_an_arch(house, monkeypatch):
         assert nvrtc.compile(path, ("scale<float>",), test_arch).image
 
 
-@pytest.mark.skipif(not cubins.has_tools(), reason="no cuobjdump: minillm[toolkit]")
+@pytest.mark.skipif(not has_tools(), reason="no cuobjdump: minillm[toolkit]")
 def test_arithmetic_is_ieee_with_fused_multiply_adds(house):
     text = """template <typename T> __global__ void f(T* x) {
         x[0] = x[1] * x[2] + x[3]; x[4] = x[5] + x[6]; x[7] = x[8] / x[9]; }"""
     cubin = nvrtc.compile(house("op/v1_naive.cu", text), ("f<float>",), "sm_80")
-    (usage,) = cubins.inspect(cubin.image).values()
+    (usage,) = inspect(cubin.image).values()
     opcodes = " ".join(usage.opcodes)
     assert "FFMA" in opcodes and "FADD" in opcodes
     assert ".FTZ" not in opcodes
