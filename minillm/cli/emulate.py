@@ -79,12 +79,12 @@ def _emulate(kernel: Kernel, options: Options) -> None:
             raise UserError(str(error)) from None
         print(f"\n{step}: as the reference, no race, nothing out of bounds")
         print(report.table(log, options.lines))
-        print(_machine_code(kernel, step, options.dtype))
+        print(_machine_code(kernel, step, options.dtype, {launched.kernel for launched in log}))
     print()
 
 
-def _machine_code(kernel: Kernel, step: str, dtype: str) -> str:
-    """Registers and memory of a step's kernels on a Hopper, or why they are not known."""
+def _machine_code(kernel: Kernel, step: str, dtype: str, launched: set[str]) -> str:
+    """Registers and memory of a step's launched kernels on a Hopper, or why they are not known."""
     source = program(kernel.folder / f"{step}.cu")
     try:
         cubin = nvrtc.compile(source.path, source.expressions(dtype), _ARCH)
@@ -100,6 +100,7 @@ def _machine_code(kernel: Kernel, step: str, dtype: str) -> str:
         f" {u.shared} bytes of static shared memory, {len(u.opcodes)} instructions"
         for expression, name in cubin.names.items()
         for u in [usages[name]]
+        if expression in launched
     ]
     return "\n".join([f"machine code for {_ARCH}", *lines])
 

@@ -82,5 +82,7 @@ def table(log: Sequence[Launched], by_line: bool = True) -> str:
 
 
 def _short(where: str) -> str:
-    """`layer_norm/v2_warp.cu:31` -> `v2_warp.cu:31`; of inlined code, where it stands."""
-    return where.split(", called at ")[0].rpartition("/")[2]
+    """`layer_norm/v2_warp.cu:31` -> `v2_warp.cu:31`; a header's with the line that called it."""
+    places = [place.rpartition("/")[2] for place in where.split(", called at ")]
+    of_kernel = next((place for place in places if ".cu:" in place), places[0])
+    return of_kernel if of_kernel == places[0] else f"{of_kernel} ({places[0]})"
