@@ -1,4 +1,4 @@
-"""Training on many ranks: messages, a ring all-reduce on them, data-parallel training on that.
+"""Training on many ranks: messages, collectives on them, data-parallel training on those.
 
     comm = world()                       first thing in a program: the ranks of mpirun, or just this
     comm.rank, comm.size, comm.barrier()
@@ -6,10 +6,15 @@
 
     result = on_root(comm, fn)           fn() on rank 0 only; its result, or its UserError, on all
     broadcast(comm, array, root=0)       flat arrays, in place
+    reduce(comm, array, root=0)          rank root's array becomes the sum
     all_reduce(comm, array)              sum, in place, the same bits on every rank
+    all_reduce(comm, array, op="max", algorithm="ring")
     mine = reduce_scatter(comm, array)   mine = chunk(comm, array) holds its sum
     all_gather(comm, array)              every rank's chunk to all, in place
     total = global_count(comm, n)        exact sum of an integer
+
+    row = split(comm, color=comm.rank // 4)   some of the ranks, a communicator like any other
+    hosts(comm)                          the ranks of each host
 
     ddp = DistributedDataParallel(comm, flat_groups, bucket_bytes=4 << 20)
     with ddp.no_sync(): loss.backward()  all micro-batches but the last
@@ -27,16 +32,21 @@ Once `world()` has been called, errors need no handling: an uncaught UserError p
 rank 0 and exits with 2; any other exception of any rank names the rank and ends all (failure.py).
 """
 
-from minillm.distributed.collectives import broadcast, global_count, on_root
-from minillm.distributed.comm import Communicator, MPICommunicator, SingleProcess, world
+from minillm.distributed.allreduce import all_reduce
+from minillm.distributed.collectives import global_count, on_root
+from minillm.distributed.comm import Communicator, SingleProcess, world
 from minillm.distributed.ddp import DistributedDataParallel
 from minillm.distributed.gpus import take_gpu
-from minillm.distributed.ring import all_gather, all_reduce, chunk, reduce_scatter
+from minillm.distributed.group import Group, hosts, split
+from minillm.distributed.mpi import MPICommunicator
+from minillm.distributed.ring import all_gather, chunk, reduce_scatter
 from minillm.distributed.threads import ThreadCommunicator, run_threads
+from minillm.distributed.tree import broadcast, reduce
 
 __all__ = [
     "Communicator",
     "DistributedDataParallel",
+    "Group",
     "MPICommunicator",
     "SingleProcess",
     "ThreadCommunicator",
@@ -45,9 +55,12 @@ __all__ = [
     "broadcast",
     "chunk",
     "global_count",
+    "hosts",
     "on_root",
+    "reduce",
     "reduce_scatter",
     "run_threads",
+    "split",
     "take_gpu",
     "world",
 ]

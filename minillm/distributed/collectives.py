@@ -1,4 +1,4 @@
-"""What training needs besides the ring: broadcast, work for one rank, an exact count."""
+"""What training needs besides sums of gradients: work for one rank, an exact count."""
 
 import pickle
 from collections.abc import Callable
@@ -6,34 +6,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from minillm.device import Array
+from minillm.distributed.allreduce import all_reduce
 from minillm.distributed.comm import Communicator
-from minillm.distributed.ring import all_reduce
-from minillm.distributed.steps import Collective, Steps
+from minillm.distributed.tree import broadcast
 from minillm.errors import UserError
 
 T = TypeVar("T")
-
-
-@Collective
-def broadcast(comm: Communicator, array: Array, root: int = 0, tag: int = 0) -> Steps[None]:
-    """Overwrite `array` (n,), flat and contiguous, with that of rank `root`.
-
-    Along a binomial tree, log2(size) messages deep: who has the array passes it on, each time half
-    as far. With ranks counted from the root, r hears from r without its lowest bit.
-    """
-    p, r = comm.size, (comm.rank - root) % comm.size
-    reach = 1
-    while reach < p and not r & reach:
-        reach *= 2
-    if r:
-        yield comm.irecv(array, (comm.rank - reach) % p, tag)
-    sends = []
-    while reach > 1:
-        reach //= 2
-        if r + reach < p:
-            sends.append(comm.isend(array, (comm.rank + reach) % p, tag))
-    yield from sends
 
 
 def on_root(comm: Communicator, fn: Callable[[], T]) -> T:

@@ -3,22 +3,23 @@
 A Communicator moves flat contiguous arrays as bytes, so that every dtype travels alike. An
 implementation supplies `_isend`, `_irecv` and `abort`; the rest is written once, on top of them:
 
-    MPICommunicator     a process a rank, started by mpirun; mpi4py is imported here alone
+    MPICommunicator     a process a rank, started by mpirun (mpi.py); mpi4py is imported here alone
     SingleProcess       one rank: nobody to talk to
     ThreadCommunicator  a thread a rank, for tests and tutorials (threads.py)
+    Group               some of the ranks of another one, counted anew (group.py)
 
 `world()` picks between the first two. Arrays on a GPU pass through host memory, message by message.
 """
 
 import atexit
 import os
-import time
 import warnings
 from abc import ABC, abstractmethod
-from functools import cache
+from collections.abc import Hashable
+from functools import cache, cached_property
 from pathlib import Path
 from sys import executable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +27,8 @@ from minillm.device import Array, to_device, xp_of
 from minillm.distributed import failure
 from minillm.errors import UserError
 
-# Collectives and callers use the tags below these. MPI grants at least 32767.
-_BARRIER_TAG, _LEFT_TAG = 32766, 32767
+TAGS = 4096  # of a communicator; each split of it (group.py) has as many of its own
+BARRIER_TAG, LEFT_TAG = TAGS - 2, TAGS - 1  # callers use those below
 
 
 class Request(Protocol):
@@ -49,17 +50,34 @@ class Communicator(ABC):
 
     Attributes:
         bytes_sent: how much this rank has sent so far.
+        host_of: by rank, a number that ranks sharing memory have in common.
+        most_tag: the largest tag that messages may carry.
+        layout: how many ranks and hosts, in words.
+        tables: which all-reduce is the fastest, by layout, where that was measured (tuning.py).
+        kept: exchanges that collectives keep for their next call (doubling.py).
+        contexts: how many splits this rank has been part of (group.py).
     """
 
-    rank: int
-    size: int
-    bytes_sent: int = 0
+    most_tag = 2**31 - 1
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size, self.bytes_sent = rank, size, 0
+        self.host_of = [0] * size
+        self.tables: dict[str, list[tuple[float, str]]] = {}
+        self.kept: dict[Hashable, tuple] = {}
+        self.contexts = 0
+
+    @cached_property
+    def layout(self) -> str:
+        return f"{self.size} ranks on {len(set(self.host_of))} hosts"
 
     def isend(self, array: Array, dest: int, tag: int = 0) -> Request:
         """Start sending a flat contiguous array to rank `dest`."""
         data = self._bytes(array, dest)
         self.bytes_sent += data.nbytes
-        return self._isend(to_device(data, "cpu"), dest, tag)
+        if type(data) is not np.ndarray:
+            data = to_device(data, "cpu")
+        return self._isend(data, dest, tag)
 
     def irecv(self, array: Array, source: int, tag: int = 0) -> Request:
         """Start receiving into a flat contiguous array, as long as what `source` sends."""
@@ -68,6 +86,10 @@ class Communicator(ABC):
             return self._irecv(data, source, tag)
         host = np.empty(data.size, np.uint8)
         return _ToDevice(self._irecv(host, source, tag), host, data)
+
+    def exchange(self, nbytes: int, peer: int, tag: int = 0) -> "Exchange":
+        """For small messages both ways between this rank and `peer`, again and again."""
+        return Exchange(self, nbytes, peer, tag)
 
     def send(self, array: Array, dest: int, tag: int = 0) -> None:
         """Send; return once `array` may be changed again."""
@@ -89,7 +111,7 @@ class Communicator(ABC):
         word, distance = np.zeros(1, np.uint8), 1
         while distance < self.size:
             ahead, behind = (self.rank + distance) % self.size, (self.rank - distance) % self.size
-            self.sendrecv(word, ahead, np.empty(1, np.uint8), behind, _BARRIER_TAG)
+            self.sendrecv(word, ahead, np.empty(1, np.uint8), behind, BARRIER_TAG)
             distance *= 2
 
     def _bytes(self, array: Array, peer: int) -> Array:
@@ -97,7 +119,7 @@ class Communicator(ABC):
             raise ValueError(f"rank {self.rank} of {self.size} has no other rank {peer}")
         if array.ndim != 1 or not array.flags.c_contiguous:
             raise ValueError(f"a message is a flat contiguous array, not one of {array.shape}")
-        return array.view(xp_of(array).uint8)
+        return array.view(np.uint8 if type(array) is np.ndarray else xp_of(array).uint8)
 
     @abstractmethod
     def _isend(self, data: np.ndarray, dest: int, tag: int) -> Request: ...
@@ -108,6 +130,48 @@ class Communicator(ABC):
     @abstractmethod
     def abort(self, code: int = 1) -> None:
         """Take all ranks down at once."""
+
+    def mpi_all_reduce(self, array: np.ndarray, ufunc: np.ufunc) -> None:
+        """MPI's own, in place: what ours are compared with. Add, maximum or minimum."""
+        raise UserError("algorithm 'mpi' needs the ranks of a run under mpirun, all of them")
+
+
+class Exchange:
+    """A message to a peer and one from it, as long, in buffers that stay: a Request.
+
+        exchange.out[...] = what to send
+        exchange.start().wait()          # or: yield exchange.start()
+        use(exchange.into)
+
+    Attributes:
+        out, into: (nbytes,) bytes; neither is to be touched while the messages are under way.
+    """
+
+    def __init__(self, comm: Communicator, nbytes: int, peer: int, tag: int):
+        self.comm, self.peer, self.tag = comm, peer, tag
+        # A line apart: where both began at the same place of a page, stores would hold up loads.
+        room = np.empty(2 * nbytes + 192, np.uint8)
+        first = -room.ctypes.data % 64
+        second = first + -(-nbytes // 64) * 64 + 64
+        self.out, self.into = room[first : first + nbytes], room[second : second + nbytes]
+        self._under_way: tuple[Request, ...] = ()
+
+    def start(self) -> "Exchange":
+        """Post both messages."""
+        comm = self.comm
+        receive = comm.irecv(self.into, self.peer, self.tag)
+        self._under_way = receive, comm.isend(self.out, self.peer, self.tag)
+        return self
+
+    def test(self) -> bool:
+        return all(request.test() for request in self._under_way)
+
+    def wait(self) -> None:
+        for request in self._under_way:
+            request.wait()
+
+    def free(self) -> None:
+        """Give up what the runtime keeps for it; it is not to be started again."""
 
 
 class _ToDevice:
@@ -130,7 +194,8 @@ class _ToDevice:
 class SingleProcess(Communicator):
     """The only rank."""
 
-    rank, size = 0, 1
+    def __init__(self) -> None:
+        super().__init__(0, 1)
 
     def _isend(self, data: np.ndarray, dest: int, tag: int) -> Request:
         raise AssertionError("unreachable: isend knows no other rank")
@@ -140,87 +205,6 @@ class SingleProcess(Communicator):
 
     def abort(self, code: int = 1) -> None:
         os._exit(code)
-
-
-class MPICommunicator(Communicator):
-    """The ranks that mpirun started. `mpi` is the module `mpi4py.MPI`."""
-
-    def __init__(self, mpi: Any):
-        self._mpi, self._world = mpi, mpi.COMM_WORLD
-        self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
-
-    def _isend(self, data: np.ndarray, dest: int, tag: int) -> Request:
-        return _MPIRequest(self, self._world.Isend((data, self._mpi.BYTE), dest, tag), dest)
-
-    def _irecv(self, data: np.ndarray, source: int, tag: int) -> Request:
-        return _MPIRequest(self, self._world.Irecv((data, self._mpi.BYTE), source, tag), source)
-
-    def abort(self, code: int = 1) -> None:
-        self._world.Abort(code)
-        os._exit(code)  # MPICH's Abort can return, when mpirun is ending the run already
-
-    def leave(self) -> None:
-        """Tell all ranks that this one ends and why, and wait until all end.
-
-        For the interpreter's exit. Ranks that still wait for one that left find out (`has_left`).
-        Rank 0 has printed its own reason and prints those that differ from it.
-        """
-        last_words = np.zeros(1024, np.uint8)
-        text = np.frombuffer(failure.reason().encode()[: last_words.size], np.uint8)
-        last_words[: text.size] = text
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        heard = [np.empty_like(last_words) for _ in others]
-        requests = [self.irecv(words, rank, _LEFT_TAG) for words, rank in zip(heard, others)]
-        requests += [self.isend(last_words, rank, _LEFT_TAG) for rank in others]
-        while not all(request.test() for request in requests):
-            time.sleep(1e-3)
-        for words, rank in zip(heard, others):
-            if self.rank == 0 and words.any() and (words != last_words).any():
-                failure.say(f"rank {rank} of {self.size}: {_text(words)}")
-
-    def has_left(self, peer: int) -> bool:
-        """Whether rank `peer` is at its end and will send nothing more."""
-        return self._world.Iprobe(peer, _LEFT_TAG)
-
-    def last_words(self, peer: int) -> str:
-        """Why a rank left, if it failed."""
-        words = np.empty(1024, np.uint8)
-        self.recv(words, peer, _LEFT_TAG)
-        return _text(words)
-
-
-def _text(words: np.ndarray) -> str:
-    return words.tobytes().rstrip(b"\0").decode(errors="replace")
-
-
-class _MPIRequest:
-    """Waits politely: MPI's own wait keeps a core busy that another rank may need."""
-
-    __slots__ = ("comm", "peer", "test")
-
-    def __init__(self, comm: MPICommunicator, request: Any, peer: int):
-        self.comm, self.peer, self.test = comm, peer, request.Test
-
-    def wait(self) -> None:
-        began = time.perf_counter()
-        look_after = 1.0  # seconds, until the peer is suspected to be gone
-        gone = False
-        while not self.test():
-            waited = time.perf_counter() - began
-            if waited < 1e-3:
-                os.sched_yield()
-                continue
-            time.sleep(min(0.05 * waited, 2e-3))  # wakes at most 5 % late
-            if waited < look_after:
-                continue
-            if gone:  # and what it had sent before has had time to arrive
-                words = self.comm.last_words(self.peer)
-                raise RuntimeError(
-                    f"rank {self.peer} has ended, rank {self.comm.rank} still waits for it"
-                    + (f". It said: {words}" if words else "")
-                )
-            gone = self.comm.has_left(self.peer)
-            look_after += 0.5
 
 
 # --- which communicator ---------------------------------------------------------------------------
@@ -266,6 +250,8 @@ def world() -> Communicator:
         raise UserError(
             f"started as {size} processes, but mpi4py does not load ({error}): {fix}"
         ) from None
+    from minillm.distributed.mpi import MPICommunicator
+
     comm = MPICommunicator(MPI)
     if comm.size != size:
         raise UserError(

@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from minillm.distributed.collectives import broadcast
-from minillm.distributed.comm import Communicator
-from minillm.distributed.ring import all_reduce
+from minillm.distributed.allreduce import all_reduce
+from minillm.distributed.comm import BARRIER_TAG, Communicator
 from minillm.distributed.steps import Progress
+from minillm.distributed.tree import broadcast
+from minillm.errors import UserError
 from minillm.optim.flat import FlatGroup
 from minillm.tensor import Tensor
 
@@ -80,6 +81,11 @@ class DistributedDataParallel:
         self._sync = True
         self.buckets = [b for group in self.groups for b in _buckets(group, bucket_bytes)]
         self.buckets.sort(key=lambda bucket: bucket.end)  # stable, so the same on all ranks
+        if len(self.buckets) > BARRIER_TAG:
+            raise UserError(
+                f"{len(self.buckets)} buckets of gradients, but only {BARRIER_TAG} can be sent side"
+                " by side: take larger buckets"
+            )
         if comm.size == 1:
             return
         for group in self.groups:

@@ -1,4 +1,4 @@
-"""Reduce-scatter, all-gather and all-reduce around a ring.
+"""Reduce-scatter, all-gather and all-reduce around a ring: the least bytes, for large arrays.
 
 The array is cut into p chunks, one a rank. Every rank sends to its right and receives from its
 left, p - 1 steps to sum and p - 1 steps to spread:
@@ -21,22 +21,19 @@ operations in MPICH").
 
 Chunks go in pieces: while one is being added, the next is arriving, and each is passed on as soon
 as it is summed, across the steps. Sums are made in the array itself; the only other memory is for
-the `DEPTH` pieces that are arriving. An array on a GPU is copied to the host, summed there, and
-copied back at the end.
+the `DEPTH` pieces that are arriving, of at most `PIECE_BYTES` and at most 1/p of the array each. An
+array on a GPU is copied to the host, summed there, and copied back at the end.
 """
 
 from collections import deque
 
 import numpy as np
 
-from minillm import env
-from minillm.device import Array, to_device
+from minillm.device import Array
+from minillm.distributed import reduction
 from minillm.distributed.comm import Communicator, Request
+from minillm.distributed.reduction import combine, finish, on_host, ufunc_of
 from minillm.distributed.steps import Collective, Steps
-from minillm.kernels.reduce import accumulate
-
-PIECE_BYTES = 1 << 20  # of 128 KiB to 4 MiB the fastest, shared with 2 MiB: fits a core's L2 cache
-DEPTH = 2  # receives posted at once: one arrives while one is added
 
 
 def chunk(comm: Communicator, array: Array) -> Array:
@@ -46,46 +43,41 @@ def chunk(comm: Communicator, array: Array) -> Array:
 
 
 @Collective
-def reduce_scatter(comm: Communicator, array: Array, tag: int = 0) -> Steps[Array]:
-    """Sum `array` (n,) over ranks; returns `chunk(comm, array)`, which then holds its sum.
+def reduce_scatter(comm: Communicator, array: Array, op: str = "sum", tag: int = 0) -> Steps[Array]:
+    """Reduce `array` (n,) over ranks; returns `chunk(comm, array)`, which then holds its sum.
 
     The other chunks are left with partial sums.
+
+    Args:
+        op: "sum", "mean", "max" or "min".
     """
-    yield from _ring(comm, array, 0, comm.size - 1, tag)
+    ufunc = ufunc_of(op, array)
+    yield from on_host(comm, array, lambda host: _ring(comm, host, ufunc, 0, comm.size - 1, tag))
+    finish(chunk(comm, array), op, comm.size)
     return chunk(comm, array)
 
 
 @Collective
 def all_gather(comm: Communicator, array: Array, tag: int = 0) -> Steps[None]:
     """Give every rank the `chunk(comm, array)` of every other, in place."""
-    yield from _ring(comm, array, comm.size - 1, 2 * (comm.size - 1), tag)
+    first, last = comm.size - 1, 2 * (comm.size - 1)
+    yield from on_host(comm, array, lambda host: _ring(comm, host, np.add, first, last, tag))
 
 
-@Collective
-def all_reduce(comm: Communicator, array: Array, tag: int = 0) -> Steps[None]:
-    """Replace `array` (n,), flat and contiguous, by its sum over ranks: the same bits on all."""
-    yield from _ring(comm, array, 0, 2 * (comm.size - 1), tag)
+def ring(comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: int) -> Steps[None]:
+    """All-reduce (n,) in place: all steps of the ring."""
+    yield from _ring(comm, array, ufunc, 0, 2 * (comm.size - 1), tag)
 
 
-def _ring(comm: Communicator, array: Array, first: int, last: int, tag: int) -> Steps[None]:
-    """Steps `first` to `last` of the ring, on the array's memory or on a copy of it on the host."""
-    if comm.size == 1 or array.size == 0:
-        return
-    host = to_device(array, "cpu")
-    if host is not array and comm.rank == 0:
-        env.say_once("arrays on a GPU are summed over ranks in host memory: copied there and back")
-    yield from _host_ring(comm, host, first, last, tag)
-    if host is not array:
-        array.set(host)
-
-
-def _host_ring(
-    comm: Communicator, array: np.ndarray, first: int, last: int, tag: int
+def _ring(
+    comm: Communicator, array: np.ndarray, ufunc: np.ufunc, first: int, last: int, tag: int
 ) -> Steps[None]:
-    """Message m is piece m % pieces of step m // pieces."""
+    """Steps `first` to `last`. Message m is piece m % pieces of step m // pieces."""
     p, n = comm.size, array.size
+    if p == 1 or n == 0:
+        return
     left, right = (comm.rank - 1) % p, (comm.rank + 1) % p
-    pieces = -(-array.nbytes // (p * PIECE_BYTES))
+    pieces = -(-array.nbytes // (p * reduction.PIECE_BYTES))
 
     def part(message: int, lag: int) -> np.ndarray:
         """The part of `array` that goes as `message` to the right (lag 1) or from the left (2)."""
@@ -94,7 +86,7 @@ def _host_ring(
         return array[i * n // (p * pieces) : (i + 1) * n // (p * pieces)]
 
     summed = (p - 1) * pieces  # messages below this are added
-    depth = min(DEPTH, summed)
+    depth = min(reduction.DEPTH, summed)
     arriving = [np.empty(-(-n // (p * pieces)), array.dtype) for _ in range(depth)]
     sends: deque[tuple[int, Request]] = deque()
     receives: deque[tuple[np.ndarray, Request]] = deque()
@@ -114,6 +106,6 @@ def _host_ring(
         into, request = receives.popleft()
         yield request
         if message < summed:
-            accumulate(part(message, 2), into)
+            combine(ufunc, part(message, 2), into)
     for _, request in sends:
         yield request

@@ -98,7 +98,8 @@ class ThreadCommunicator(Communicator):
     """One of the ranks of `run_threads`."""
 
     def __init__(self, hub: _Hub, rank: int, size: int):
-        self._hub, self.rank, self.size = hub, rank, size
+        super().__init__(rank, size)
+        self._hub = hub
         self._under_way: list[tuple[str, _Request]] = []
 
     def _isend(self, data: np.ndarray, dest: int, tag: int) -> _Request:

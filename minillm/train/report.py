@@ -29,7 +29,7 @@ def introduction(
         f"model    GPT, {model.num_parameters() / 1e6:.2f} M parameters: L={config.n_layer}"
         f" H={config.n_head} C={config.n_embd} T={config.block_size}, {run.config.dtype}",
         f"ranks    {comm.size}, {threads} thread{'s' * (threads > 1)} each; matrix products reach"
-        f" {peak / 1e9:.0f} GFLOP/s together",
+        f" {peak / 1e9:.{0 if peak > 1e10 else 3}f} GFLOP/s together",
         *([f"gpu      {gpus}"] if gpus else []),
         f"run      {run.out}" + (f", resumed at step {step}" if step else ""),
     ]

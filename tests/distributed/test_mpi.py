@@ -24,6 +24,11 @@ def test_collectives(ranks):
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_all_reduces(ranks, tmp_path):
+    assert ranks_run(ranks, "algorithms.py", tmp_path) == (0, "ok\n", "")
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_training_equals_one_process(ranks, tmp_path):
     code, _, err = ranks_run(ranks, "ddp.py", tmp_path / "params.npy")
     assert code == 0, err

@@ -14,7 +14,7 @@ from minillm.distributed import (
     broadcast,
     chunk,
     reduce_scatter,
-    ring,
+    reduction,
     run_threads,
 )
 from minillm.distributed.steps import Progress
@@ -31,9 +31,9 @@ cases = {
 
 @pytest.fixture(autouse=True)
 def restore():
-    before = ring.PIECE_BYTES
+    before = reduction.PIECE_BYTES
     yield
-    ring.PIECE_BYTES = before
+    reduction.PIECE_BYTES = before
 
 
 def inputs(n, size, dtype):
@@ -43,12 +43,12 @@ def inputs(n, size, dtype):
 
 @given(**cases)
 def test_all_reduce_is_the_sum_in_the_same_bits_everywhere(n, size, dtype, piece):
-    ring.PIECE_BYTES = piece
+    reduction.PIECE_BYTES = piece
     each = inputs(n, size, dtype)
 
     def work(comm):
         array = each[comm.rank].copy()
-        assert all_reduce(comm, array) is None
+        assert all_reduce(comm, array, algorithm="ring") is None
         return array
 
     first, *others = run_threads(size, work)
@@ -61,12 +61,12 @@ def test_all_reduce_is_the_sum_in_the_same_bits_everywhere(n, size, dtype, piece
 
 @given(**cases)
 def test_reduce_scatter_and_all_gather_are_its_halves(n, size, dtype, piece):
-    ring.PIECE_BYTES = piece
+    reduction.PIECE_BYTES = piece
     each = inputs(n, size, dtype)
 
     def work(comm):
         whole, parts = each[comm.rank].copy(), each[comm.rank].copy()
-        all_reduce(comm, whole)
+        all_reduce(comm, whole, algorithm="ring")
         mine = reduce_scatter(comm, parts)
         assert mine.tobytes() == chunk(comm, whole).tobytes()
         parts = np.zeros_like(parts)
@@ -93,7 +93,7 @@ def test_broadcast(size, root, n):
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 99))
 def test_many_under_way_at_once(size, count, seed):
-    ring.PIECE_BYTES = 64
+    reduction.PIECE_BYTES = 64
 
     def work(comm):
         rng = np.random.default_rng((seed, comm.rank))
@@ -120,16 +120,16 @@ def test_large_arrays_do_not_deadlock():
 
 
 def test_what_it_sends_and_what_memory_it_takes():
-    ring.PIECE_BYTES = 1 << 16
+    reduction.PIECE_BYTES = 1 << 16
     n, size = 1 << 20, 4  # 8 MiB, 32 pieces a chunk
     arrays = [np.ones(n) for _ in range(size)]
     tracemalloc.start()
     try:
         sent = run_threads(
-            size, lambda comm: all_reduce(comm, arrays[comm.rank]) or comm.bytes_sent
+            size, lambda comm: all_reduce(comm, arrays[comm.rank], "sum", "ring") or comm.bytes_sent
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert sent == [2 * (size - 1) * n * 8 // size] * size
-    assert peak < size * ring.DEPTH * ring.PIECE_BYTES + 500_000
+    assert peak < size * reduction.DEPTH * reduction.PIECE_BYTES + 500_000
