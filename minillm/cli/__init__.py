@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "sample text from a trained run",
     "data": "what is cached; encode a text now",
     "emulate": "run CUDA kernels on the CPU: races, sectors, bank conflicts, line by line",
+    "plan": "predict step time, memory, efficiency and cost on a cluster",
     "doctor": "check MPI, compiler, BLAS, threads and GPU; print the fix for what is wrong",
 }
 

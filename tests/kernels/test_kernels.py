@@ -62,7 +62,7 @@ def test_agrees_with_the_float64_reference(kernel, implementation, dtype, shape)
 def _emulated():
     for kernel in KERNELS.values():
         for implementation in filter(kernel.for_gpu, kernel.implementations()):
-            for dtype in ("float32", "bfloat16"):
+            for dtype in ("float32", "float64", "bfloat16"):
                 if kernel.supports(implementation, dtype):
                     for i, shape in enumerate(kernel.shapes):
                         name = f"{kernel.name}-{implementation}-{dtype}-{i}"
