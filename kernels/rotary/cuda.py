@@ -1,15 +1,12 @@
 """Rotary embedding in CUDA C++: what the steps of the ladder, the .cu files here, are given."""
 
 from minillm.device import xp_of
-from minillm.errors import UserError
 from minillm.kernels.runtime.cuda import Strided, accum, blocks
 from minillm.kernels.runtime.flat import ENOUGH_BLOCKS
 
 
 def rotary(program, x, cos, sin, inverse):
     xp, (B, H, T, D) = xp_of(x), x.shape
-    if D % 2:
-        raise UserError(f"rotary: pairs channels, so x {x.shape} must have an even last size")
     if x.strides[-1] != x.itemsize or any(stride % x.itemsize for stride in x.strides):
         x = xp.ascontiguousarray(x)
     cos, sin = (xp.ascontiguousarray(a, accum(x.dtype)) for a in (cos, sin))
