@@ -6,9 +6,7 @@ from math import prod
 import numpy as np
 
 from minillm.device import xp_of
-from minillm.kernels.runtime.cuda import Strided, blocks
-
-_MOST_Z = 65535  # blocks of a grid's third dimension
+from minillm.kernels.runtime.cuda import MOST_BLOCKS, Strided, blocks
 
 
 class MatrixStrides(ctypes.Structure):
@@ -40,7 +38,7 @@ def _product(program, c, a, b):
     (M, K), N, lead = a.shape[-2:], b.shape[-1], (1, 1, 1, *a.shape[:-2])[-3:]
     batches, tiles = prod(lead), blocks(M, program.ROWS) * blocks(N, program.COLUMNS)
     program.launch(
-        "matmul", a.dtype, (tiles, 1, min(batches, _MOST_Z)), c, Strided(a), Strided(b),
+        "matmul", a.dtype, (tiles, 1, min(batches, MOST_BLOCKS[2])), c, Strided(a), Strided(b),
         _strides(a), _strides(b), Batch(lead), batches, M, N, K,
     )  # fmt: skip
 

@@ -27,8 +27,9 @@ from minillm.kernels.runtime.arguments import DTYPES, Arguments, Parameter, Stri
 
 __all__ = ["Arguments", "Program", "Strided", "accum", "blocks", "program"]
 
-MOST_THREADS = 1024
-_GRID_LIMITS, _BLOCK_LIMITS = (2**31 - 1, 65535, 65535), (1024, 1024, 64)
+MOST_THREADS = 1024  # of a block
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a grid
+_BLOCK_LIMITS = (1024, 1024, 64)
 _CONSTANT = re.compile(r"^constexpr int (.+?);", re.M)
 _KERNEL = re.compile(
     r"(?P<template>template\s*<\s*typename\s+T\s*>\s*)?__global__\s+void\s+"
@@ -108,12 +109,12 @@ class Program:
         expression, number, expressions, arguments = known[key]
         grid, block = _three(grid), _three(block or self.constants.get("THREADS") or self.THREADS)
         most = self.kernels[kernel].most_threads
-        if not (_within(grid, 0, _GRID_LIMITS) and _within(block, 1, _BLOCK_LIMITS)) or (
+        if not (_within(grid, 0, MOST_BLOCKS) and _within(block, 1, _BLOCK_LIMITS)) or (
             block[0] * block[1] * block[2] > most
         ):
             raise UserError(
                 f"{self!r} {kernel}: grid {grid}, block {block} is beyond a GPU's limits or the"
-                f" kernel's: {_GRID_LIMITS} blocks, {_BLOCK_LIMITS} threads a block, {most} in all"
+                f" kernel's: {MOST_BLOCKS} blocks, {_BLOCK_LIMITS} threads a block, {most} in all"
             )
         device = arguments.fill(args)
         if 0 in grid:

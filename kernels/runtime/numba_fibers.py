@@ -24,7 +24,7 @@ from numba.core.errors import NumbaNotImplementedError
 from minillm.errors import UserError
 from minillm.kernels.runtime import numba_intrinsics
 from minillm.kernels.runtime.emulator.build import runtime_library
-from minillm.kernels.runtime.emulator.launch import TOO_FINE, KernelFault, Region, lock, run
+from minillm.kernels.runtime.emulator.launch import TOO_FINE, KernelFault, Region, lock, run, spans
 from minillm.kernels.runtime.numba_rewrite import located, rewrite, source
 
 # As CUDA's compiler: multiply-adds may be fused, and a division by zero is an infinity.
@@ -117,13 +117,9 @@ def _record(value: Any) -> np.ndarray:
 def _regions(args: tuple, names: tuple) -> tuple[list, int]:
     """The memory of the arrays, of views of the same memory together, and the smallest itemsize."""
     arrays = [(a, n) for a, n in zip(args, names) if isinstance(a, np.ndarray) and a.size]
-    spans: list[list] = []
-    for a, name in sorted(arrays, key=lambda pair: np.lib.array_utils.byte_bounds(pair[0])[0]):
-        low, high = np.lib.array_utils.byte_bounds(a)
-        if spans and low < spans[-1][1]:
-            spans[-1][1] = max(spans[-1][1], high)
-            spans[-1][4] |= a.flags.writeable
-        else:
-            spans.append([low, high, name, a.itemsize, a.flags.writeable])
-    regions = [Region(low, high - low, n.encode(), *rest) for low, high, n, *rest in spans]
+    regions = []
+    for low, high, members in spans([a for a, _ in arrays]):
+        first, name = arrays[members[0]]
+        writable = any(arrays[i][0].flags.writeable for i in members)
+        regions.append(Region(low, high - low, name.encode(), first.itemsize, writable))
     return regions, min([4, *(a.itemsize for a, _ in arrays)])

@@ -36,13 +36,11 @@ from minillm.kernels.runtime import jit  # noqa: F401  (before numba: says where
 from numba import config, float32, float64, int32, int64, uint32, uint64
 
 from minillm.kernels.runtime import numba_fibers
+from minillm.kernels.runtime.cuda import MOST_BLOCKS, MOST_THREADS
 
 __all__ = [
     "cuda", "device", "float32", "float64", "int32", "int64", "kernel", "uint32", "uint64",
 ]  # fmt: skip
-
-MOST_THREADS = 1024  # of a block
-MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a grid
 
 
 class _Cuda:

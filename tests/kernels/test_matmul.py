@@ -83,7 +83,7 @@ def test_leading_dimensions(name, lead):
 @pytest.mark.parametrize("blocks", [1, 3])
 @steps
 def test_more_matrices_than_a_grid_has_blocks(name, blocks, monkeypatch):
-    monkeypatch.setattr(cuda_host, "_MOST_Z", blocks)
+    monkeypatch.setattr(cuda_host, "MOST_BLOCKS", (1, 1, blocks))
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(7, 9, 12)), rng.normal(size=(7, 12, 65))
     compare(matmul, name, [matmul.implementation(name)(a, b)], [a @ b])

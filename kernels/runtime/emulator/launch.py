@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -208,6 +208,18 @@ def _extent(a: np.ndarray) -> tuple[int, int]:
     return low, high
 
 
+def spans(arrays: Sequence[np.ndarray]) -> list[tuple[int, int, list[int]]]:
+    """The memory of `arrays`, what overlaps together: (begin, end, which of them are there)."""
+    found: list[tuple[int, int, list[int]]] = []
+    for low, high, i in sorted((*_extent(array), i) for i, array in enumerate(arrays)):
+        if found and low < found[-1][1]:
+            begin, end, members = found[-1]
+            found[-1] = begin, max(end, high), [*members, i]
+        else:
+            found.append((low, high, [i]))
+    return found
+
+
 def _owner(a: np.ndarray) -> int:
     while isinstance(a.base, np.ndarray):
         a = a.base
@@ -218,19 +230,12 @@ class _Memory:
     """Copies of the arrays' bytes in one block, with zones between, and where each begins."""
 
     def __init__(self, arrays):
-        extents = sorted((*_extent(array), i) for i, (_, _, array, _) in enumerate(arrays))
-        spans: list[list] = []  # [low, high, members] of arrays that overlap
-        for low, high, i in extents:
-            if spans and low < spans[-1][1]:
-                spans[-1][1] = max(spans[-1][1], high)
-                spans[-1][2].append(i)
-            else:
-                spans.append([low, high, [i]])
+        places = spans([array for _, _, array, _ in arrays])
         self._spans, self.addresses, self.regions = [], [0] * len(arrays), []
-        total = sum(high - low + _ZONE + 512 for low, high, _ in spans) + _ZONE
+        total = sum(high - low + _ZONE + 512 for low, high, _ in places) + _ZONE
         self._block = _pool(total)
         at = (self._block.ctypes.data + _ZONE + 255) & ~255
-        for low, high, members in spans:
+        for low, high, members in places:
             owner = min(_owner(arrays[i][2]) for i in members)
             begin = at + (low - owner) % 256
             ctypes.memmove(begin, low, high - low)
