@@ -248,4 +248,5 @@ def test_training_in_bfloat16_learns():
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
     assert all(p.dtype == np.float32 for p in model.parameters())
-    assert all(a.dtype == np.float32 for g in optimizer.groups for a in g.state.values())
+    states = [a for g in optimizer.groups for s in g.shards for a in s.state.values()]
+    assert all(a.dtype == np.float32 for a in states)

@@ -2,7 +2,7 @@
 
 from minillm.optim.adam import Adam, AdamW
 from minillm.optim.clip import clip_grad_norm
-from minillm.optim.optimizer import Optimizer, ParamGroup, param_groups
+from minillm.optim.optimizer import Optimizer, ParamGroup, Shard, param_groups
 from minillm.optim.schedules import schedule
 from minillm.optim.sgd import SGD
 
@@ -12,6 +12,7 @@ __all__ = [
     "AdamW",
     "Optimizer",
     "ParamGroup",
+    "Shard",
     "clip_grad_norm",
     "param_groups",
     "schedule",

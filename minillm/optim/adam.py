@@ -16,7 +16,7 @@ from typing import Any
 
 from minillm.device import Array
 from minillm.kernels.adamw import adamw
-from minillm.optim.optimizer import Optimizer, ParamGroup, fraction, non_negative
+from minillm.optim.optimizer import Optimizer, Shard, fraction, non_negative
 from minillm.tensor import Tensor
 
 
@@ -42,18 +42,18 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
         super().__init__(params, lr, weight_decay, ("exp_avg", "exp_avg_sq"))
 
-    def _update(self, group: ParamGroup, grad_scale: float, lr: float) -> None:
-        grad = group.flat.grad
-        if group.weight_decay:
-            grad = grad * grad_scale + group.weight_decay * group.flat.data
+    def _update(self, shard: Shard, grad_scale: float, lr: float, weight_decay: float) -> None:
+        grad = shard.grad
+        if weight_decay:
+            grad = grad * grad_scale + weight_decay * shard.data
             grad_scale = 1.0
-        self._move(group, grad, grad_scale, lr, 0.0)
+        self._move(shard, grad, grad_scale, lr, 0.0)
 
     def _move(
-        self, group: ParamGroup, grad: Array, grad_scale: float, lr: float, decay: float
+        self, shard: Shard, grad: Array, grad_scale: float, lr: float, weight_decay: float
     ) -> None:
-        p, (m, v) = group.flat.data, group.state.values()
-        adamw(p, grad, m, v, lr, *self.betas, self.eps, decay, self.steps, grad_scale)
+        p, (m, v) = shard.data, shard.state.values()
+        adamw(p, grad, m, v, lr, *self.betas, self.eps, weight_decay, self.steps, grad_scale)
 
 
 class AdamW(Adam):
@@ -69,5 +69,5 @@ class AdamW(Adam):
     ):
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    def _update(self, group: ParamGroup, grad_scale: float, lr: float) -> None:
-        self._move(group, group.flat.grad, grad_scale, lr, group.weight_decay)
+    def _update(self, shard: Shard, grad_scale: float, lr: float, weight_decay: float) -> None:
+        self._move(shard, shard.grad, grad_scale, lr, weight_decay)

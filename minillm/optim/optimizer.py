@@ -5,7 +5,8 @@ rates stay what the groups were made with; a schedule enters each step as a fact
 gradient clipping, so that neither costs a pass over the gradients nor is hidden in saved state.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,62 @@ from minillm.optim.flat import FlatGroup
 from minillm.tensor import Tensor
 
 
+class Shard:
+    """A stretch of a group's flat arrays, with the optimiser's state for it.
+
+    Attributes:
+        part: which stretch, a slice.
+        data, grad: views (m,) of the flat arrays.
+        state: arrays (m,) that the optimiser keeps, zero at first, by name.
+    """
+
+    def __init__(self, flat: FlatGroup, part: slice, state_names: Sequence[str]):
+        self.part = part
+        self.data, self.grad = flat.data[part], flat.grad[part]
+        xp = xp_of(self.data)
+        self.state: dict[str, Array] = {name: xp.zeros_like(self.data) for name in state_names}
+
+
 class ParamGroup:
     """Parameters that are updated alike.
 
     Attributes:
         flat: the parameters and their gradients as flat arrays (n,).
+        names: of the parameters, in the order of the flat arrays.
         lr, weight_decay: of these parameters.
-        state: flat arrays (n,) that the optimiser keeps, zero at first, by name.
+        counted: whether their gradients enter the global norm: not where another rank counts them.
+        shards: what this process updates: all of it in one shard, unless `shard` said otherwise.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, weight_decay: float, state_names: Sequence[str]
+        self,
+        params: Iterable[Tensor],
+        names: Sequence[str],
+        lr: float,
+        weight_decay: float,
+        state_names: Sequence[str],
+        counted: bool = True,
     ):
         self.flat = FlatGroup(params)
-        self.lr, self.weight_decay = lr, weight_decay
-        xp = xp_of(self.flat.data)
-        self.state: dict[str, Array] = {name: xp.zeros_like(self.flat.data) for name in state_names}
+        self.names = list(names)[::-1]
+        self.lr, self.weight_decay, self.counted = lr, weight_decay, counted
+        self.state_names = tuple(state_names)
+        self.shards: list[Shard] = []
+        self.shard([slice(0, self.flat.data.size)])
 
-    def sizes(self) -> np.ndarray:
-        """Elements of each parameter, in the order of the flat arrays: what its layout is."""
-        return np.diff(self.flat.offsets)
+    def shard(self, parts: Iterable[slice]) -> None:
+        """Update only these stretches of the flat arrays from now on; state starts from zero."""
+        self.shards = []  # frees the state there was, before there is other
+        self.shards = [Shard(self.flat, part, self.state_names) for part in parts]
+
+    def flat_state(self, name: str) -> np.ndarray:
+        """A state array (n,) on the host: zeros where this process has no shard."""
+        if len(self.shards) == 1 and self.shards[0].data.size == self.flat.data.size:
+            return to_device(self.shards[0].state[name], "cpu")
+        whole = np.zeros(self.flat.data.size, self.flat.data.dtype)
+        for shard in self.shards:
+            whole[shard.part] = to_device(shard.state[name], "cpu")
+        return whole
 
 
 class Optimizer:
@@ -47,8 +84,9 @@ class Optimizer:
     as having a gradient of zeros.
 
     Args:
-        params: parameters, or groups `{"params": [...], "lr": ..., "weight_decay": ...}` whose
-            other entries are optional (see `param_groups`).
+        params: parameters, or groups `{"params": [...], "names": [...], "lr": ...,
+            "weight_decay": ...}` whose other entries are optional (see `param_groups`). Parameters
+            without names are called by their number.
         lr: learning rate.
         weight_decay: coefficient of weight decay.
 
@@ -71,8 +109,12 @@ class Optimizer:
         if not params or isinstance(params[0], Tensor):
             params = [{"params": params}]
         groups = [{"lr": lr, "weight_decay": weight_decay, **group} for group in params]
+        number = count()
         for group in groups:
-            group["params"] = [p for p in group["params"] if p.requires_grad]
+            given = list(group["params"])
+            names = group.get("names") or [str(next(number)) for _ in given]
+            group["params"] = [p for p in given if p.requires_grad]
+            group["names"] = [name for name, p in zip(names, given) if p.requires_grad]
             non_negative(lr=group["lr"], weight_decay=group["weight_decay"])
         everything = [id(p) for group in groups for p in group["params"]]
         if len(set(everything)) < len(everything):
@@ -87,22 +129,29 @@ class Optimizer:
         self.groups = [ParamGroup(state_names=state_names, **g) for g in groups if g["params"]]
         self.steps = 0
 
-    def _update(self, group: ParamGroup, grad_scale: float, lr: float) -> None:
-        """Change `group.flat.data` and `group.state` in place, by `grad_scale *
-        group.flat.grad`."""
+    def _update(self, shard: Shard, grad_scale: float, lr: float, weight_decay: float) -> None:
+        """Change `shard.data` and `shard.state` in place, by `grad_scale * shard.grad`."""
         raise NotImplementedError
 
-    def step(self, grad_scale: float = 1.0, lr_scale: float = 1.0) -> None:
+    def step(
+        self,
+        grad_scale: float = 1.0,
+        lr_scale: float = 1.0,
+        updated: Callable[[Shard], None] = lambda shard: None,
+    ) -> None:
         """Update all parameters by their gradients.
 
         Args:
             grad_scale: the gradients count times this: the factor that `clip_grad_norm` returns.
             lr_scale: the learning rates count times this: what a schedule says of this step.
+            updated: called with each shard as soon as it is.
         """
         self.steps += 1
         for group in self.groups:
             group.flat.fill_missing_grads()
-            self._update(group, grad_scale, group.lr * lr_scale)
+            for shard in group.shards:
+                self._update(shard, grad_scale, group.lr * lr_scale, group.weight_decay)
+                updated(shard)
             group.flat.changed()
 
     def zero_grad(self) -> None:
@@ -110,40 +159,56 @@ class Optimizer:
         for group in self.groups:
             group.flat.zero_grad()
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Arrays on the host: "step" and, for group i, "i.sizes" and "i.NAME" of each state array.
+    def state_dict(
+        self, flat_state: Callable[[ParamGroup, str], np.ndarray] = ParamGroup.flat_state
+    ) -> dict[str, np.ndarray]:
+        """Arrays on the host: "step", and "STATE.NAME" for each state of each parameter, shaped as
+        the parameter. On the CPU they are the optimiser's own memory: copy what must not change.
 
         Learning rates and other coefficients are not in it: they are the configuration's.
+
+        Args:
+            flat_state: where a group's state arrays (n,) come from, if other processes have some.
         """
         state = {"step": np.array([self.steps])}
-        for i, group in enumerate(self.groups):
-            state[f"{i}.sizes"] = group.sizes()
-            for name, array in group.state.items():
-                state[f"{i}.{name}"] = to_device(array, "cpu")
+        for group in self.groups:
+            for state_name in group.state_names:
+                array, offsets = flat_state(group, state_name), group.flat.offsets
+                for i, (name, p) in enumerate(zip(group.names, group.flat.params)):
+                    part = array[offsets[i] : offsets[i + 1]]
+                    state[f"{state_name}.{name}"] = part.reshape(p.shape)
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Copy a `state_dict` into this optimiser's arrays.
+        """Copy a `state_dict` into this optimiser's arrays: of each, the shards it has.
 
         Raises:
-            UserError: it belongs to another kind of optimiser or to other parameters.
+            UserError: it belongs to another kind of optimiser or to other parameters. Nothing is
+                changed.
         """
-        own = self.state_dict()
-        if own.keys() != state.keys():
+        shapes = {"step": (1,)}
+        for group in self.groups:
+            for name, p in zip(group.names, group.flat.params):
+                shapes |= {f"{state_name}.{name}": p.shape for state_name in group.state_names}
+        if wrong := sorted(shapes.keys() ^ state.keys()):
             raise UserError(
-                f"the saved state is not one of {type(self).__name__} with {len(self.groups)} "
-                f"groups: it has {', '.join(sorted(state))}; needed are {', '.join(sorted(own))}"
+                f"the saved state is not one of {type(self).__name__} for these parameters:"
+                f" {', '.join(wrong[:5])}{' ...' * (len(wrong) > 5)} are only here or only there"
             )
-        for i, group in enumerate(self.groups):
-            if not np.array_equal(state[f"{i}.sizes"], group.sizes()):
+        for name, shape in shapes.items():
+            if tuple(state[name].shape) != shape:
                 raise UserError(
-                    f"the saved optimiser state of group {i} is of parameters of other sizes or in"
-                    " another order: it belongs to another model"
+                    f"the saved optimiser state {name} has shape {tuple(state[name].shape)}, not"
+                    f" {shape}: it belongs to another model"
                 )
         self.steps = int(state["step"].item())
-        for i, group in enumerate(self.groups):
-            for name, array in group.state.items():
-                array[...] = to_device(state[f"{i}.{name}"], group.flat.params[0].device)
+        for group in self.groups:
+            for state_name in group.state_names:
+                whole = [state[f"{state_name}.{name}"].reshape(-1) for name in group.names]
+                array = np.concatenate(whole)
+                for shard in group.shards:
+                    device = group.flat.params[0].device
+                    shard.state[state_name][...] = to_device(array[shard.part], device)
 
 
 def non_negative(**values: float) -> None:
@@ -160,15 +225,26 @@ def fraction(**values: float) -> None:
             raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
 
 
-def param_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for an optimiser: what decays and what does not.
+def param_groups(
+    model: Module, weight_decay: float, counted: Callable[[str], bool] = lambda name: True
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser: what decays and what does not.
 
     Parameters with two or more dimensions decay: the matrices of linear layers, and embeddings, as
     in nanoGPT. Biases and the weights of norms do not: they set scales and offsets, which decay
     would only pull away from where they belong.
+
+    Args:
+        counted: whether the gradient of a parameter, by name, enters the global norm; those that do
+            not have groups of their own.
     """
-    params = list(model.parameters())
-    return [
-        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    groups = [
+        {"params": [], "names": [], "weight_decay": decay, "counted": c}
+        for c in (True, False)
+        for decay in (weight_decay, 0.0)
     ]
+    for name, p in model.named_parameters():
+        group = groups[2 * (not counted(name)) + (p.ndim < 2)]
+        group["params"].append(p)
+        group["names"].append(name)
+    return groups[:2] + [group for group in groups[2:] if group["params"]]

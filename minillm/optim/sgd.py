@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minillm.errors import UserError
-from minillm.optim.optimizer import Optimizer, ParamGroup, fraction
+from minillm.optim.optimizer import Optimizer, Shard, fraction
 from minillm.tensor import Tensor
 
 
@@ -35,13 +35,13 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
         super().__init__(params, lr, weight_decay, ("momentum",) if momentum else ())
 
-    def _update(self, group: ParamGroup, grad_scale: float, lr: float) -> None:
-        p = group.flat.data
-        g = group.flat.grad * grad_scale  # our own array: the gradient itself stays as it is
-        if group.weight_decay:
-            g += group.weight_decay * p
+    def _update(self, shard: Shard, grad_scale: float, lr: float, weight_decay: float) -> None:
+        p = shard.data
+        g = shard.grad * grad_scale  # our own array: the gradient itself stays as it is
+        if weight_decay:
+            g += weight_decay * p
         if self.momentum:
-            m = group.state["momentum"]
+            m = shard.state["momentum"]
             m *= self.momentum
             m += g
             if self.nesterov:

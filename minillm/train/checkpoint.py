@@ -2,7 +2,7 @@
 
     OUT/checkpoints/step-00000200/
         model.safetensors       the model's state_dict
-        optimizer.safetensors   the optimiser's arrays
+        optimizer.safetensors   the optimiser's state, by parameter
         tokenizer.json          what turns text into the tokens the model knows
         state.json              format, step, configuration, data key; size and sha256 of each file
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from minillm.errors import UserError
 
-FORMAT = "minillm checkpoint 1"
+FORMAT = "minillm checkpoint 2"
 _NAME = re.compile(r"step-(\d{8})")
 
 

@@ -1,6 +1,7 @@
 """Optimisers: the same numbers as PyTorch's over 20 steps; groups, state, arguments."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -130,19 +131,45 @@ def test_state_survives_safetensors():
     other = AdamW(_parameters(), lr=0.1)
     other.load_state_dict(state)
     assert other.steps == 2
-    np.testing.assert_array_equal(
-        other.groups[0].state["exp_avg_sq"], optimizer.groups[0].state["exp_avg_sq"]
-    )
+    for name, array in optimizer.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name], array)
 
 
 def test_foreign_state_is_refused_and_changes_nothing():
     optimizer = AdamW(_parameters(), lr=0.1)
-    with pytest.raises(UserError, match="not one of AdamW with 1 groups"):
+    with pytest.raises(UserError, match="not one of AdamW for these parameters"):
         optimizer.load_state_dict(SGD(_parameters(), lr=0.1).state_dict())
     other = AdamW(_parameters()[::-1], lr=0.1).state_dict()
     with pytest.raises(UserError, match="belongs to another model"):
         optimizer.load_state_dict({**other, "step": np.array([9])})
     assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize("make", [partial(SGD, momentum=0.9), Adam, AdamW])
+def test_shards_on_several_processes_update_as_one(make):
+    """Each updates its stretches, which begin and end inside parameters; then they swap them."""
+    whole, *copies = (_parameters(np.float32) for _ in range(3))
+    optimizers = [make(params, lr=0.05, weight_decay=0.1) for params in (whole, *copies)]
+    n = optimizers[0].groups[0].flat.data.size
+    cuts = [[slice(0, 3), slice(7, n - 2)], [slice(3, 7), slice(n - 2, n)]]
+    for optimizer, parts in zip(optimizers[1:], cuts):
+        optimizer.groups[0].shard(parts)
+    for step in range(3):
+        for optimizer, params in zip(optimizers, (whole, *copies)):
+            _run(optimizer, params, step, step + 1)
+        flats = [optimizer.groups[0].flat.data for optimizer in optimizers]
+        for parts, mine, other in ((cuts[0], *flats[1:]), (cuts[1], *flats[:0:-1])):
+            for part in parts:
+                other[part] = mine[part]
+        np.testing.assert_array_equal(flats[1], flats[0])
+    total = {name: 0 for name in optimizers[0].state_dict()}
+    for optimizer in optimizers[1:]:
+        for name, array in optimizer.state_dict().items():
+            total[name] = total[name] + array
+    for name, array in optimizers[0].state_dict().items():
+        np.testing.assert_array_equal(total[name], 2 * array if name == "step" else array)
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    assert optimizers[1].steps == 3
 
 
 def test_param_groups_decay_matrices_and_embeddings_only():
