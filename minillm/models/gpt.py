@@ -144,6 +144,7 @@ class GPT(Module):
         self.blocks = ModuleList(self._block() for _ in range(config.n_layer))
         self.norm = self._norm()
         self.lm_head = None if config.tie_embeddings else Linear(C, V, bias=False)
+        self.cross_entropy = F.cross_entropy  # another where ranks share the vocabulary
         self._init_weights()
 
     def _norm(self) -> Module:
@@ -198,6 +199,19 @@ class GPT(Module):
         if targets is not None and targets.shape != ids.shape:
             raise UserError(f"targets {targets.shape} must have the shape of ids, {ids.shape}")
         past = cache[0].length if cache is not None else 0
+        x = self.run_blocks(self.embed(ids, past), past, cache)  # (B, T, C)
+        if cache is not None and targets is None:
+            x = x[:, -1:]  # (B, 1, C)
+        logits = self.head(x)  # (B, T, V)
+        if targets is None:
+            return logits, None
+        loss = self.loss(logits, targets, reduction, inplace=not keep_logits)
+        return logits if keep_logits else None, loss
+
+    # --- the parts of forward: a stage of a pipeline has some of them ----------------------------
+
+    def embed(self, ids: Tensor | Array, past: int = 0) -> Tensor:
+        """ids (B, T), after `past` others -> (B, T, C), what the first block is given."""
         stop = past + ids.shape[1]
         if stop > self.config.block_size:
             raise UserError(
@@ -205,34 +219,39 @@ class GPT(Module):
                 "context, or train a model with a larger block_size"
             )
         x = self.token_embedding(ids)  # (B, T, C)
-        rotation = None
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[past:stop]
-        else:
-            rotation = self._rotation(past, stop)
-        x = self.dropout(x)
+        return self.dropout(x)
+
+    def run_blocks(self, x: Tensor, past: int = 0, cache: list[KVCache] | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C), through all blocks that are here."""
+        rotation = None
+        if self.config.position == "rotary":
+            rotation = self._rotation(x, past)
         for i, block in enumerate(self.blocks):
             x = block(x, rotation, cache[i] if cache is not None else None)
-        if cache is not None and targets is None:
-            x = x[:, -1:]  # (B, 1, C)
-        logits = F.linear(self.norm(x), self._output_weight())  # (B, T, V)
-        if targets is None:
-            return logits, None
-        loss = F.cross_entropy(
-            logits.reshape(-1, self.config.vocab_size), targets.reshape(-1), reduction=reduction,
-            inplace=not keep_logits,
-        )  # fmt: skip
-        return logits if keep_logits else None, loss
+        return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """x (B, T, C), the last block's -> logits (B, T, V)."""
+        return F.linear(self.norm(x), self._output_weight())
+
+    def loss(
+        self, logits: Tensor, targets: Tensor | Array, reduction: str, inplace: bool
+    ) -> Tensor:
+        """Cross-entropy of logits (B, T, V); `inplace`: its gradient may take their memory."""
+        rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
+        return self.cross_entropy(rows, targets.reshape(-1), reduction=reduction, inplace=inplace)
 
     def _output_weight(self) -> Tensor:
         return self.token_embedding.weight if self.lm_head is None else self.lm_head.weight
 
-    def _rotation(self, start: int, stop: int) -> Rotation:
-        config, weight = self.config, self.token_embedding.weight
+    def _rotation(self, x: Tensor, past: int) -> Rotation:
+        config = self.config
         cos, sin = rotary_tables(
-            config.block_size, config.head_size, config.rope_theta, str(weight.dtype), weight.device
+            config.block_size, config.head_size, config.rope_theta, str(x.dtype), x.device
         )
-        return cos[start:stop], sin[start:stop]
+        return cos[past : past + x.shape[1]], sin[past : past + x.shape[1]]
 
     def new_cache(self, batch_size: int) -> list[KVCache]:
         """Empty caches of keys and values, one a layer, for `batch_size` sequences."""

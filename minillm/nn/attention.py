@@ -98,7 +98,7 @@ class CausalSelfAttention(Module):
             rotation: cos and sin of the T positions, for rotary embedding.
             cache: keys and values of the P tokens before x; those of x are added. For inference.
         """
-        B, T, C = x.shape
+        B, T, _ = x.shape
         H, G, D = self.n_head, self.n_kv_head, self.head_size
         # The heads are cut before they are transposed, so that their gradients meet in one
         # contiguous array, the gradient of the qkv product.
@@ -114,7 +114,7 @@ class CausalSelfAttention(Module):
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=_mask(x, past), is_causal=past == 0, enable_gqa=G < H
         )  # (B, H, T, D), in memory (B, T, H, D)
-        return self.dropout(self.proj(y.transpose(1, 2).reshape(B, T, C)))
+        return self.dropout(self.proj(y.transpose(1, 2).reshape(B, T, H * D)))
 
     def extra_repr(self) -> str:
         """Heads and their size."""

@@ -221,14 +221,18 @@ def _collapse(children: Iterable[tuple[str, Module]]) -> list[tuple[str, str]]:
 
 
 class ModuleList(Module):
-    """Modules under the names "0", "1", ...; holds them, does not run them."""
+    """Modules under the names "0", "1", ...; holds them, does not run them.
 
-    def __init__(self, modules: Iterable[Module] = ()):
-        self._list = list(modules)
+    Args:
+        first: the number in the first one's name. It is 0 but for a part of a longer list.
+    """
+
+    def __init__(self, modules: Iterable[Module] = (), first: int = 0):
+        self._list, self._first = list(modules), first
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         yield from super()._members()  # what a subclass adds
-        yield from ((str(i), module) for i, module in enumerate(self._list))
+        yield from ((str(i), module) for i, module in enumerate(self._list, self._first))
 
     def __len__(self) -> int:
         return len(self._list)
