@@ -57,6 +57,43 @@ def test_steps_and_seeds_differ_and_cover_the_text_evenly():
     assert abs(chi2 - 991) < 5 * np.sqrt(2 * 991)
 
 
+@pytest.mark.parametrize("sharding", ["permutation", "block", "hash"])
+@given(n=st.integers(41, 1000), T=st.integers(1, 9), steps=st.integers(0, 5))
+def test_sharded_samples_are_windows_side_by_side(sharding, n, T, steps):
+    batches = []
+    for rank in range(3):
+        loader = Loader(TOKENS[:n], 7, T, 1, sharding=sharding, rank=rank, ranks=3)
+        start, stop = 7 * rank // 3, 7 * (rank + 1) // 3
+        starts = loader.starts(steps, start, stop)
+        assert (starts % T == 0).all() and starts.min() >= 0 and starts.max() + T + 1 <= n
+        x, y = loader.batch(steps, start, stop)
+        for row, first in enumerate(starts):
+            assert np.array_equal(x[row], TOKENS[first : first + T])
+            assert np.array_equal(y[row], TOKENS[first + 1 : first + T + 1])
+        batches.append(starts)
+    if sharding == "permutation":
+        alone = Loader(TOKENS[:n], 7, T, 1, sharding=sharding).starts(steps)
+        assert np.array_equal(np.concatenate(batches), alone)
+
+
+@pytest.mark.parametrize("sharding", ["permutation", "block", "hash"])
+def test_the_ranks_read_every_window_once_an_epoch(sharding):
+    seen = []
+    for rank in range(2):
+        loader = Loader(TOKENS[:97], 6, 8, 0, sharding=sharding, rank=rank, ranks=2)
+        size = 6 if sharding == "permutation" else loader.shard.size  # of 12 samples
+        draws = [loader.starts(step, 3 * rank, 3 * rank + 3) for step in range(-(-size // 3))]
+        seen += np.concatenate(draws)[:size].tolist()
+    assert sorted(seen) == list(range(0, 96, 8))
+
+
+def test_too_few_samples_for_the_ranks():
+    with pytest.raises(UserError, match="'block' of 3 samples leaves some of 4 ranks without one"):
+        Loader(TOKENS[:32], 8, 8, 0, sharding="block", rank=1, ranks=4)
+    with pytest.raises(UserError, match="no sharding 'blocks'"):
+        Loader(TOKENS, 8, 8, 0, sharding="blocks")
+
+
 @pytest.mark.parametrize("tokens, batch, block", [(8, 1, 8), (0, 1, 1)])
 def test_too_few_tokens(tokens, batch, block):
     with pytest.raises(
