@@ -4,6 +4,7 @@
     CHECK=1         compare every kernel call with its reference
     MINILLM_KERNELS force implementations: "reference", or "matmul=cpu_blocked,softmax=reference"
     MINILLM_CACHE   where compiled kernels, encoded data and downloads are kept
+    MINILLM_GPU_AWARE_MPI=1  messages take arrays on a GPU as they are (distributed/mpi.py reads it)
 
 What comes in: environment variables. What goes out: the constants below, and the thread variables
 of the BLAS libraries, set only where the user has not set them.

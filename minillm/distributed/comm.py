@@ -8,7 +8,8 @@ implementation supplies `_isend`, `_irecv` and `abort`; the rest is written once
     ThreadCommunicator  a thread a rank, for tests and tutorials (threads.py)
     Group               some of the ranks of another one, counted anew (group.py)
 
-`world()` picks between the first two. Arrays on a GPU pass through host memory, message by message.
+`world()` picks between the first two. Arrays on a GPU pass through host memory, message by message,
+unless MPI is GPU-aware.
 """
 
 import atexit
@@ -23,8 +24,10 @@ from typing import Protocol
 
 import numpy as np
 
-from minillm.device import Array, to_device, xp_of
-from minillm.distributed import failure
+from minillm.device import Array, synchronize, xp_of
+from minillm.distributed import failure, staging
+from minillm.distributed.flight import Flight
+from minillm.distributed.steps import Collective, Steps
 from minillm.errors import UserError
 
 TAGS = 4096  # of a communicator; each split of it (group.py) has as many of its own
@@ -52,13 +55,17 @@ class Communicator(ABC):
         bytes_sent: how much this rank has sent so far.
         host_of: by rank, a number that ranks sharing memory have in common.
         most_tag: the largest tag that messages may carry.
+        gpu_aware: whether messages take arrays on a GPU as they are (mpi.py).
         layout: how many ranks and hosts, in words.
         tables: which all-reduce is the fastest, by layout, where that was measured (tuning.py).
         kept: exchanges that collectives keep for their next call (doubling.py).
         contexts: how many splits this rank has been part of (group.py).
+        flight: this rank's collectives, shared with its groups (flight.py).
+        label: which ranks of the run these are and in which context; "" for all of them.
     """
 
     most_tag = 2**31 - 1
+    gpu_aware = False
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size, self.bytes_sent = rank, size, 0
@@ -66,6 +73,7 @@ class Communicator(ABC):
         self.tables: dict[str, list[tuple[float, str]]] = {}
         self.kept: dict[Hashable, tuple] = {}
         self.contexts = 0
+        self.flight, self.label = Flight(), ""
 
     @cached_property
     def layout(self) -> str:
@@ -76,14 +84,16 @@ class Communicator(ABC):
         data = self._bytes(array, dest)
         self.bytes_sent += data.nbytes
         if type(data) is not np.ndarray:
-            data = to_device(data, "cpu")
+            data = self._sendable(data)
         return self._isend(data, dest, tag)
 
     def irecv(self, array: Array, source: int, tag: int = 0) -> Request:
         """Start receiving into a flat contiguous array, as long as what `source` sends."""
         data = self._bytes(array, source)
-        if isinstance(data, np.ndarray):
+        if type(data) is np.ndarray:
             return self._irecv(data, source, tag)
+        if isinstance(data, np.ndarray) or self.gpu_aware:
+            return self._irecv(self._sendable(data), source, tag)
         host = np.empty(data.size, np.uint8)
         return _ToDevice(self._irecv(host, source, tag), host, data)
 
@@ -105,13 +115,16 @@ class Communicator(ABC):
         self.send(array, dest, tag)
         receive.wait()
 
-    def barrier(self) -> None:
+    @Collective
+    def barrier(self) -> Steps[None]:
         """Return once every rank has come here: in round k = 0, 1, ... < log2(size), each tells the
         rank 2^k ahead and hears from the rank 2^k behind (Hensgen, Finkel & Manber 1988)."""
         word, distance = np.zeros(1, np.uint8), 1
         while distance < self.size:
             ahead, behind = (self.rank + distance) % self.size, (self.rank - distance) % self.size
-            self.sendrecv(word, ahead, np.empty(1, np.uint8), behind, BARRIER_TAG)
+            receive = self.irecv(np.empty(1, np.uint8), behind, BARRIER_TAG)
+            yield self.isend(word, ahead, BARRIER_TAG)
+            yield receive
             distance *= 2
 
     def _bytes(self, array: Array, peer: int) -> Array:
@@ -120,6 +133,13 @@ class Communicator(ABC):
         if array.ndim != 1 or not array.flags.c_contiguous:
             raise ValueError(f"a message is a flat contiguous array, not one of {array.shape}")
         return array.view(np.uint8 if type(array) is np.ndarray else xp_of(array).uint8)
+
+    def _sendable(self, data: Array) -> Array:
+        """An array on a GPU, or host memory in its place (staging.py), as MPI takes it."""
+        if self.gpu_aware and not isinstance(data, np.ndarray):
+            synchronize("cuda")  # MPI knows nothing of kernels that have yet to write or read it
+            return data
+        return staging.settled(data)
 
     @abstractmethod
     def _isend(self, data: np.ndarray, dest: int, tag: int) -> Request: ...
@@ -258,6 +278,6 @@ def world() -> Communicator:
             f"the launcher started {size} processes, but mpi4py's MPI library sees {comm.size}:"
             f" they do not belong together; {fix}"
         )
-    failure.install(comm.rank, comm.size, comm.abort)
+    failure.install(comm.rank, comm.size, comm.abort, comm.flight)
     atexit.register(comm.leave)
     return comm

@@ -22,8 +22,11 @@ copied; in doubling both ranks of a pair add the lower rank's sum to the higher'
 
 import numpy as np
 
+from minillm.device import Array
+from minillm.distributed import staging
 from minillm.distributed.comm import Communicator, Exchange
 from minillm.distributed.reduction import combine_arriving, cut
+from minillm.distributed.staging import final, ready
 from minillm.distributed.steps import Steps
 
 # Up to these many bytes a message goes through buffers that stay: two copies more, but MPI has
@@ -34,30 +37,47 @@ MOST_KEPT = 32  # sets of buffers, each for another length, dtype or tag
 # An exchange, its lower rank's array, its higher's, and where their sum goes: on to the next one's
 # buffer, or, at the end, None.
 _Round = tuple[Exchange, np.ndarray, np.ndarray, np.ndarray | None]
+Kept = tuple[np.ndarray, list[_Round]]  # where the first takes its array from; all of them
 
 
-def doubling(comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: int) -> Steps[None]:
+def doubling(comm: Communicator, array: Array, ufunc: np.ufunc, tag: int) -> Steps[None]:
     """All-reduce (n,) in place by recursive doubling."""
+    if type(array) is not np.ndarray:
+        yield from ready(array)
+        host = staging.settled(array)
+        yield from doubling(comm, host, ufunc, tag)
+        if not isinstance(array, np.ndarray):  # GPU-aware MPI: such short messages go by the host
+            array.set(host)
+        return
     core = _power_of_two(comm.size)
     if core < comm.size:
         yield from _fold(comm, array, ufunc, tag)
     if comm.rank < core:
         for piece in [array] if array.nbytes <= KEPT_BYTES else cut(array, KEPT_BYTES):
-            key = piece.size, piece.dtype.num, tag
+            key = piece.shape, piece.dtype, tag
             kept = comm.kept.pop(key, None) or _rounds(comm, piece.size, piece.dtype, tag)
             first, rounds = kept
             first[...] = piece
             for exchange, low, high, onwards in rounds:
                 yield exchange.start()
-                ufunc(low, high, out=piece if onwards is None else onwards)
-            _keep(comm, key, kept)
+                ufunc(low, high, piece if onwards is None else onwards)
+            comm.kept[key] = kept
+            if len(comm.kept) > MOST_KEPT:
+                _drop_oldest(comm)
     if core < comm.size:
         yield from _unfold(comm, array, tag)
 
 
-def _rounds(
-    comm: Communicator, n: int, dtype: np.dtype, tag: int
-) -> tuple[np.ndarray, list[_Round]]:
+def redouble(kept: Kept, array: np.ndarray, ufunc: np.ufunc) -> None:
+    """All-reduce (n,) in place with what doubling has kept for it, to the end; 2^k ranks."""
+    first, rounds = kept
+    first[...] = array
+    for exchange, low, high, onwards in rounds:
+        exchange.start().wait()
+        ufunc(low, high, array if onwards is None else onwards)
+
+
+def _rounds(comm: Communicator, n: int, dtype: np.dtype, tag: int) -> Kept:
     """New exchanges with ranks r xor 1, 2, 4, ...; and where the first takes its array from."""
     peers = [comm.rank ^ 1 << k for k in range(comm.size.bit_length() - 1)]
     exchanges = [comm.exchange(n * dtype.itemsize, peer, tag) for peer in peers]
@@ -72,16 +92,14 @@ def _rounds(
     return outs[0], rounds
 
 
-def _keep(comm: Communicator, key: tuple, kept: tuple[np.ndarray, list[_Round]]) -> None:
-    """For the next call; the longest unused makes room."""
-    comm.kept[key] = kept
-    if len(comm.kept) > MOST_KEPT:
-        _, rounds = comm.kept.pop(next(iter(comm.kept)))
-        for exchange, *_ in rounds:
-            exchange.free()
+def _drop_oldest(comm: Communicator) -> None:
+    """What was kept the longest without use makes room."""
+    _, rounds = comm.kept.pop(next(iter(comm.kept)))
+    for exchange, *_ in rounds:
+        exchange.free()
 
 
-def halving(comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: int) -> Steps[None]:
+def halving(comm: Communicator, array: Array, ufunc: np.ufunc, tag: int) -> Steps[None]:
     """All-reduce (n,) in place by recursive halving, then doubling."""
     core = _power_of_two(comm.size)
     if core < comm.size:
@@ -92,9 +110,7 @@ def halving(comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: int) ->
         yield from _unfold(comm, array, tag)
 
 
-def _halve(
-    comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: int, core: int
-) -> Steps[None]:
+def _halve(comm: Communicator, array: Array, ufunc: np.ufunc, tag: int, core: int) -> Steps[None]:
     rounds, distance = [], 1
     start, stop = 0, array.size  # what this rank is still to sum
     while distance < core:
@@ -113,10 +129,12 @@ def _halve(
         )
         start, stop = kept
         distance *= 2
+    final(array[start:stop])
     for peer, theirs, ours in reversed(rounds):
-        receive = comm.irecv(array[theirs], peer, tag)
+        receive = comm.irecv(array[theirs], peer, tag)  # whole: pieces were slower from 16 MB on
         send = comm.isend(array[ours], peer, tag)
         yield receive
+        final(array[theirs])
         yield send
 
 
@@ -125,17 +143,18 @@ def _power_of_two(size: int) -> int:
     return 1 << size.bit_length() - 1
 
 
-def _fold(comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: int) -> Steps[None]:
+def _fold(comm: Communicator, array: Array, ufunc: np.ufunc, tag: int) -> Steps[None]:
     """Ranks from the power of two on have theirs added to that of a rank below it."""
     core = _power_of_two(comm.size)
     if comm.rank >= core:
+        yield from ready(array)
         yield from [comm.isend(piece, comm.rank - core, tag) for piece in cut(array)]
     elif comm.rank + core < comm.size:
         parts = [(piece, comm.rank + core) for piece in cut(array)]
         yield from combine_arriving(comm, parts, ufunc, tag)
 
 
-def _unfold(comm: Communicator, array: np.ndarray, tag: int) -> Steps[None]:
+def _unfold(comm: Communicator, array: Array, tag: int) -> Steps[None]:
     """They are given the result."""
     core = _power_of_two(comm.size)
     if comm.rank >= core:

@@ -16,7 +16,11 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
+from minillm.distributed.flight import Flight
 from minillm.errors import UserError
+
+# Called when a rank has raised, before it says so and aborts all.
+before_abort: list[Callable[[], None]] = []
 
 _reason = ""
 
@@ -32,11 +36,14 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def install(rank: int, size: int, abort: Callable[[int], None]) -> None:
+def install(
+    rank: int, size: int, abort: Callable[[int], None], flight: Flight | None = None
+) -> None:
     """Take over what Python does with an uncaught exception.
 
     Args:
         abort: ends all ranks with the given exit code.
+        flight: this rank's collectives, of which the report names the one that failed.
     """
 
     def ends(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -55,8 +62,14 @@ def install(rank: int, size: int, abort: Callable[[int], None]) -> None:
         sys.stdout.flush()
         if issubclass(kind, KeyboardInterrupt):  # mpirun passes Ctrl-C on to every rank
             say(f"rank {rank} of {size} interrupted" if size > 1 else "interrupted")
+            for told in before_abort:
+                told()
             abort(130)
         text = "".join(traceback.format_exception(kind, error, trace))
+        if flight is not None and flight.current() is not None:
+            text += f"Under way there: {flight.current()}\n"
+        for told in before_abort:
+            told()
         say(f"rank {rank} of {size} raised:\n{text}")
         time.sleep(0.3)  # for the launcher to pass that on: it drops what is unread when it kills
         abort(1)

@@ -32,6 +32,8 @@ class Group(Communicator):
         super().__init__(ranks.index(parent.rank), len(ranks))
         self.parent, self.ranks, self.context = parent, list(ranks), context
         self.host_of = [parent.host_of[rank] for rank in ranks]
+        self.flight, self.gpu_aware = parent.flight, parent.gpu_aware
+        self.label = f"{parent.label}{context}:{','.join(map(str, ranks))};"
         self.tables, self.most_tag = parent.tables, parent.most_tag
         if (context + 1) * TAGS - 1 > self.most_tag:
             raise UserError(f"this MPI has tags for {self.most_tag // TAGS} splits, no more")

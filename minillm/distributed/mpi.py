@@ -1,8 +1,10 @@
 """The ranks that mpirun started: messages through mpi4py, waiting that leaves the core to others.
 
 In: the module `mpi4py.MPI`. Out: a Communicator. comm.py imports mpi4py and makes it, in `world`.
+With MINILLM_GPU_AWARE_MPI=1 messages take arrays on a GPU as they are, once that is proven to work.
 """
 
+import ctypes
 import os
 import time
 import weakref
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minillm.device import module
 from minillm.distributed import failure, tuning
 from minillm.distributed.comm import LEFT_TAG, Communicator, Exchange
 from minillm.errors import UserError
@@ -35,12 +38,14 @@ class MPICommunicator(Communicator):
         self.looks = 300 if local <= _cores() else 0
         self.tables = self._world.bcast(tuning.load() if self.rank == 0 else None)
         self._exchanges: weakref.WeakSet[_MPIExchange] = weakref.WeakSet()
+        if os.environ.get("MINILLM_GPU_AWARE_MPI", "0") not in ("", "0"):
+            prove_gpu_aware(self, mpi)
 
     def _isend(self, data: np.ndarray, dest: int, tag: int) -> "_MPIRequest":
-        return _MPIRequest(self, self._world.Isend(data, dest, tag), dest)
+        return _MPIRequest(self, self._world.Isend(data, dest, tag), dest, tag)
 
     def _irecv(self, data: np.ndarray, source: int, tag: int) -> "_MPIRequest":
-        return _MPIRequest(self, self._world.Irecv(data, source, tag), source)
+        return _MPIRequest(self, self._world.Irecv(data, source, tag), source, tag)
 
     def exchange(self, nbytes: int, peer: int, tag: int = 0) -> Exchange:
         made = _MPIExchange(self, nbytes, peer, tag)
@@ -50,9 +55,13 @@ class MPICommunicator(Communicator):
     def mpi_all_reduce(self, array: np.ndarray, ufunc: np.ufunc) -> None:
         if array.dtype.kind not in "fi":
             raise UserError(f"algorithm 'mpi': MPI has no {array.dtype}; take another algorithm")
+        if type(array) is not np.ndarray:
+            array = self._sendable(array)
         mpi = self._mpi
         by_ufunc = {np.add: mpi.SUM, np.maximum: mpi.MAX, np.minimum: mpi.MIN}
+        self.flight.blocked = None, time.perf_counter()
         self._world.Allreduce(mpi.IN_PLACE, array, by_ufunc[ufunc])
+        self.flight.blocked = None
 
     def abort(self, code: int = 1) -> None:
         self._world.Abort(code)
@@ -97,10 +106,10 @@ def _text(words: np.ndarray) -> str:
 class _MPIRequest:
     """A message under way."""
 
-    __slots__ = ("comm", "peer", "test")
+    __slots__ = ("comm", "peer", "tag", "test")
 
-    def __init__(self, comm: MPICommunicator, request: Any, peer: int):
-        self.comm, self.peer, self.test = comm, peer, request.Test
+    def __init__(self, comm: MPICommunicator, request: Any, peer: int, tag: int):
+        self.comm, self.peer, self.tag, self.test = comm, peer, tag, request.Test
 
     def wait(self) -> None:
         if not self.test():
@@ -116,11 +125,12 @@ class _MPIExchange(Exchange):
         self._send = comm._world.Send_init(self.out, peer, tag)
         self._start_receive, self._start_send = self._receive.Start, self._send.Start
         self._received, self._sent = self._receive.Test, self._send.Test
+        self._nbytes = nbytes
 
     def start(self) -> Exchange:
         self._start_receive()
         self._start_send()
-        self.comm.bytes_sent += self.out.size
+        self.comm.bytes_sent += self._nbytes
         return self
 
     def test(self) -> bool:
@@ -139,6 +149,59 @@ class _MPIExchange(Exchange):
                 request.Free()
 
 
+def prove_gpu_aware(comm: MPICommunicator, mpi: Any) -> None:
+    """Let messages take arrays on a GPU as they are, if MPI can: MINILLM_GPU_AWARE_MPI=1.
+
+    A library that cannot would read a GPU's address as one of the host, and crash. So it is asked
+    first; then arrays of a known pattern go around the ranks, a short and a long one, as libraries
+    send them in two ways. A collective. Not run on a GPU yet.
+
+    Raises:
+        UserError: on all ranks, if one has no GPU, or its MPI says no, or mixes up the pattern.
+    """
+    problem = ""
+    try:
+        xp = module("cuda")
+        if not says_gpu_aware(mpi):
+            problem = f"{mpi.Get_library_version().splitlines()[0].strip()} has no CUDA support"
+    except UserError as error:
+        problem = str(error)
+    _refuse_gpu_aware(comm, problem)
+    neighbour = comm.host_of[: comm.rank].count(comm.host_of[comm.rank])
+    count, problem = xp.cuda.runtime.getDeviceCount(), ""
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    comm.gpu_aware = True
+    with xp.cuda.Device(neighbour % count):  # as take_gpu (gpus.py) will choose
+        for n in (1 << 10, 1 << 22):
+            mine, theirs = (xp.asarray((np.arange(n) * 7 + r) % 251) for r in (comm.rank, left))
+            arrived = xp.zeros_like(mine)
+            comm.sendrecv(mine, right, arrived, left)
+            if not bool((arrived == theirs).all()):
+                problem = f"{arrived.nbytes} bytes came from rank {left} with other values"
+    _refuse_gpu_aware(comm, problem)
+
+
+def says_gpu_aware(mpi: Any) -> bool:
+    """What the MPI library that mpi4py has loaded answers when asked for CUDA support."""
+    library = ctypes.CDLL(mpi.__file__)  # its symbols, and those of what it is linked with
+    answer = ctypes.c_int(0)
+    if hasattr(library, "MPIX_Query_cuda_support"):  # Open MPI, MPICH, MVAPICH
+        answer.value = library.MPIX_Query_cuda_support()
+    elif hasattr(library, "MPIX_GPU_query_support"):  # MPICH; 0 is for CUDA
+        library.MPIX_GPU_query_support(0, ctypes.byref(answer))
+    return answer.value == 1
+
+
+def _refuse_gpu_aware(comm: MPICommunicator, problem: str) -> None:
+    problems = comm._world.allgather(problem)
+    rank = next((rank for rank, text in enumerate(problems) if text), None)
+    if rank is not None:
+        raise UserError(
+            f"MINILLM_GPU_AWARE_MPI=1, but on rank {rank}: {problems[rank]}: unset it, or take an"
+            " MPI built for CUDA"
+        )
+
+
 def _cores() -> int:
     """That this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -151,8 +214,8 @@ def _wait(comm: MPICommunicator, test: Callable[[], bool], peer: int) -> None:
     for _ in range(comm.looks):
         if test():
             return
-    give_way = os.sched_yield
-    began = time.perf_counter()
+    give_way, began = os.sched_yield, time.perf_counter()
+    give_way()
     look_after = 1.0  # seconds, until the peer is suspected to be gone
     gone = False
     while not test():
@@ -160,6 +223,7 @@ def _wait(comm: MPICommunicator, test: Callable[[], bool], peer: int) -> None:
         if waited < 1e-3:
             give_way()
             continue
+        comm.flight.blocked = peer, began
         time.sleep(min(0.05 * waited, 2e-3))  # wakes at most 5 % late
         if waited < look_after:
             continue
@@ -171,3 +235,4 @@ def _wait(comm: MPICommunicator, test: Callable[[], bool], peer: int) -> None:
             )
         gone = comm.has_left(peer)
         look_after += 0.5
+    comm.flight.blocked = None

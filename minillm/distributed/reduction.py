@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from minillm import env
-from minillm.device import Array, to_device, xp_of
+from minillm.device import Array, xp_of
+from minillm.distributed import staging
 from minillm.distributed.comm import Communicator, Request
+from minillm.distributed.staging import ready
 from minillm.distributed.steps import Steps
 from minillm.errors import UserError
 from minillm.kernels.reduce import accumulate
@@ -43,12 +45,14 @@ def ufunc_of(op: str, array: Array) -> np.ufunc:
     return OPS[op]
 
 
-def combine(ufunc: np.ufunc, own: np.ndarray, arrived: np.ndarray) -> None:
+def combine(ufunc: np.ufunc, own: Array, arrived: Array) -> None:
     """Make `own` the sum, or what it is, of both."""
+    if type(own) is staging.Staged:
+        own = np.asarray(own)
     if ufunc is np.add:
         accumulate(own, arrived)
     else:
-        ufunc(own, arrived, out=own)
+        getattr(xp_of(own), ufunc.__name__)(own, arrived, out=own)
 
 
 def finish(array: Array, op: str, size: int) -> None:
@@ -65,23 +69,40 @@ def cut(array: Array, most: int | None = None) -> list[Array]:
 
 
 def on_host(
-    comm: Communicator, array: Array, steps: Callable[[np.ndarray], Steps[None]]
+    comm: Communicator,
+    array: Array,
+    steps: Callable[[Array], Steps[None]],
+    reads: slice | None = None,
+    writes: slice | None = None,
 ) -> Steps[None]:
-    """`steps(array)`; of an array on a GPU, on a copy of it on the host that is copied back."""
-    host = to_device(array, "cpu")
-    if host is not array and comm.rank == 0:
-        env.say_once("arrays on a GPU are summed over ranks in host memory: copied there and back")
+    """`steps(array)`; for an array on a GPU, on host memory in its place (staging.py).
+
+    With GPU-aware MPI on the array itself, where it is.
+
+    Args:
+        reads, writes: the elements that the steps read, and that they leave for the caller; all.
+    """
+    alone = comm.size == 1 or array.size == 0
+    if alone or type(array) is np.ndarray or comm.gpu_aware:
+        yield from steps(array)
+        return
+    if comm.rank == 0:
+        env.say_once(
+            "arrays on a GPU are summed over ranks in host memory, copied beside the messages"
+            " (MINILLM_GPU_AWARE_MPI=1: on the GPU, if MPI can)"
+        )
+    everything = slice(0, array.size)
+    host = staging.stage(comm, array, PIECE_BYTES, reads or everything)
     yield from steps(host)
-    if host is not array:
-        array.set(host)
+    yield staging.finish(host, writes or everything)
 
 
 def combine_arriving(
     comm: Communicator,
-    parts: Sequence[tuple[np.ndarray, int]],
+    parts: Sequence[tuple[Array, int]],
     ufunc: np.ufunc,
     tag: int,
-    sends: Sequence[tuple[np.ndarray, int]] = (),
+    sends: Sequence[tuple[Array, int]] = (),
 ) -> Steps[None]:
     """Receive for each (part, source), in this order, and combine it with the part in place.
 
@@ -89,8 +110,8 @@ def combine_arriving(
     Takes the memory of DEPTH parts.
     """
     longest = max((part.size for part, _ in parts), default=0)
-    buffers = [np.empty(longest, part.dtype) for part, _ in parts[:DEPTH]]
-    arriving: deque[tuple[np.ndarray, Request]] = deque()
+    buffers = [xp_of(part).empty(longest, part.dtype) for part, _ in parts[:DEPTH]]
+    arriving: deque[tuple[Array, Request]] = deque()
 
     def post(i: int) -> None:
         part, source = parts[i]
@@ -99,10 +120,14 @@ def combine_arriving(
 
     for i in range(len(buffers)):
         post(i)
-    under_way = [comm.isend(part, dest, tag) for part, dest in sends]
+    under_way = []
+    for part, dest in sends:
+        yield from ready(part)
+        under_way.append(comm.isend(part, dest, tag))
     for i, (part, _) in enumerate(parts):
         into, request = arriving.popleft()
         yield request
+        yield from ready(part)
         combine(ufunc, part, into)
         if i + DEPTH < len(parts):
             post(i + DEPTH)

@@ -8,12 +8,16 @@ from the computation, and Python's lock would take turns.
 
 from collections.abc import Callable, Generator
 from functools import update_wrapper
-from typing import Any, Generic, TypeVar
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from minillm.distributed.comm import Request
+from minillm.errors import UserError
+
+if TYPE_CHECKING:
+    from minillm.distributed.comm import Request
 
 T = TypeVar("T")
-Steps = Generator[Request, None, T]
+Steps = Generator["Request", None, T]
 
 
 def run(steps: Steps[T]) -> T:
@@ -27,14 +31,41 @@ def run(steps: Steps[T]) -> T:
 
 
 class Collective(Generic[T]):
-    """A generator of requests that, called, runs to its end; `.steps(...)` is the generator."""
+    """A generator of requests that, called, runs to its end; `.steps(...)` is the generator.
+
+    Both note the collective in the rank's flight recorder (flight.py), this first argument's. Its
+    first parameters are the communicator and, if any, the array; the tag is the one called "tag".
+    """
 
     def __init__(self, steps: Callable[..., Steps[T]]):
-        self.steps = steps
+        self._steps = steps
+        code = steps.__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        self._tag_at = names.index("tag") if "tag" in names else len(names)
         update_wrapper(self, steps)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> T:
-        return run(self.steps(*args, **kwargs))
+    def __get__(self, comm: Any, kind: Any = None) -> Callable[..., T]:
+        return self if comm is None else MethodType(self, comm)
+
+    def __call__(self, comm: Any, *args: Any, **kwargs: Any) -> T:
+        return run(self._noted(comm, args, kwargs, True))
+
+    def steps(self, comm: Any, *args: Any, **kwargs: Any) -> Steps[T]:
+        """The requests that it waits for, one after another; it begins at the first `next`."""
+        return self._noted(comm, args, kwargs, False)
+
+    def _noted(self, comm: Any, args: tuple, kwargs: dict[str, Any], blocking: bool) -> Steps[T]:
+        array = args[0] if args else kwargs.get("array")
+        tag = args[self._tag_at] if len(args) > self._tag_at else kwargs.get("tag", 0)
+        flight = comm.flight
+        call = flight.begin(comm, self.__name__, array, tag, blocking)
+        try:
+            result = yield from self._steps(comm, *args, **kwargs)
+        except (UserError, GeneratorExit):  # any other error ends the run: it stays under way
+            flight.end(call)
+            raise
+        flight.end(call)
+        return result
 
 
 class Progress:
@@ -44,7 +75,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._pending: list[tuple[Steps[Any], Request]] = []  # with the request it waits for
+        self._pending: list[tuple[Steps[Any], Any]] = []  # with the request it waits for
 
     def start(self, steps: Steps[Any]) -> None:
         """Begin a collective; it stays under way until poll or wait has seen its end."""
@@ -56,7 +87,7 @@ class Progress:
         """Move each collective on as far as it goes without waiting."""
         still = []
         for steps, request in self._pending:
-            waits_for: Request | None = request
+            waits_for: Any = request
             while waits_for is not None and waits_for.test():
                 waits_for = next(steps, None)
             if waits_for is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from minillm.device import Array
 from minillm.distributed.comm import Communicator
 from minillm.distributed.reduction import combine_arriving, cut, finish, on_host, ufunc_of
+from minillm.distributed.staging import ready
 from minillm.distributed.steps import Collective, Steps
 
 
@@ -60,5 +61,6 @@ def reduce_to(
     for piece in cut(array):
         yield from combine_arriving(comm, [(piece, rank) for rank in below], ufunc, tag)
         if above is not None:
+            yield from ready(piece)
             climbing.append(comm.isend(piece, above, tag))
     yield from climbing

@@ -116,3 +116,17 @@ def test_launcher_without_mpi4py():
     )
     status, _, err = alone(code, PMI_SIZE="2", PMI_RANK="0")
     assert status == 2 and err.count("\n") == 1 and "mpi4py does not load" in err
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_gpu_aware_mpi(ranks, monkeypatch):
+    monkeypatch.setenv("MINILLM_GPU_AWARE_MPI", "1")
+    assert ranks_run(ranks, "gpu_aware.py", "proven") == (0, "ok\n", "")
+
+
+@pytest.mark.parametrize("how, says", [("", "no CUDA support"), ("wrong", "other values")])
+def test_gpu_aware_mpi_is_refused_where_it_does_not_work(how, says, monkeypatch):
+    monkeypatch.setenv("MINILLM_GPU_AWARE_MPI", "1")
+    code, out, err = ranks_run(3, "gpu_aware.py", *[how][: bool(how)])
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err and "unset it" in err

@@ -17,7 +17,7 @@ from types import ModuleType
 import numpy as np
 
 from minillm.kernels.runtime import cuda
-from tests.fake_cupy import array, functions
+from tests.fake_cupy import array, functions, streams
 
 _patched: list[bool] = []
 
@@ -62,15 +62,6 @@ class Device:
         GPU.chosen.current = self._before
 
 
-class Stream:
-    """cupy.cuda.Stream: everything here has happened when its call returns."""
-
-    ptr = 0
-
-    def synchronize(self):
-        array.wait()
-
-
 class MemoryPool:
     """cupy.cuda.MemoryPool, of which only the limit is kept."""
 
@@ -105,10 +96,10 @@ def _modules() -> dict[str, ModuleType]:
         getDeviceProperties=lambda device: {"name": b"Stand-in GPU", "multiProcessorCount": 4},
     )
     memory = module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
-    stream = Stream()
     cuda_module = module(
-        "cupy.cuda", Device=Device, Stream=Stream, MemoryPool=MemoryPool, runtime=runtime,
-        memory=memory, is_available=lambda: GPU.count > 0, get_current_stream=lambda: stream,
+        "cupy.cuda", Device=Device, Stream=streams.Stream, Event=streams.Event,
+        MemoryPool=MemoryPool, runtime=runtime, memory=memory, is_available=lambda: GPU.count > 0,
+        get_current_stream=lambda: streams.CURRENT, alloc_pinned_memory=streams.alloc_pinned_memory,
     )  # fmt: skip
     pool = MemoryPool()
     cupy = module(

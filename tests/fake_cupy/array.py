@@ -1,7 +1,6 @@
 """The stand-in's array: host memory behind CuPy's interface, and nothing that CuPy does not offer.
 
-In come NumPy arrays, through `adopt` alone; out they come through `get`, alone too. Every way of
-waiting for a GPU (get, item, float, bool, masks) counts in `waits`.
+In come NumPy arrays, by `adopt` alone; out by `get`. Each wait for a GPU counts in `waits`.
 """
 
 import numpy as np
@@ -122,18 +121,19 @@ class ndarray:
     # --- to the host ------------------------------------------------------------------------------
 
     def __array__(self, dtype=None):
-        raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct"
-            " a NumPy array explicitly."
-        )
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
     def get(self, stream=None, order="C", out=None, blocking=True):
-        wait()
         if out is None:
+            wait()
             return self._memory.copy(order)
         if out.dtype != self.dtype or out.shape != self.shape:
             raise TypeError(f"{out.dtype} array cannot be obtained from {self.dtype} array")
-        out[...] = self._memory
+        if blocking:
+            wait()
+            out[...] = self._memory
+        else:
+            stream.copy("get", out, self._memory)
         return out
 
     def set(self, arr, stream=None):
@@ -145,7 +145,10 @@ class ndarray:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
         if not (self.flags.c_contiguous or self.flags.f_contiguous):
             raise RuntimeError("Cannot set to non-contiguous array")
-        self._memory[...] = arr
+        if stream is None:
+            self._memory[...] = arr
+        else:
+            stream.copy("set", arr, self._memory)
 
     def item(self):
         return self.get().item()
@@ -258,8 +261,7 @@ class ndarray:
         self._memory.fill(operand(value))
 
     def _key(self, key):
-        """NumPy's key of the same elements: a view where it may be one, and integer arrays that are
-        out of range wrap around instead of raising."""
+        """NumPy's key of the same elements; integer arrays out of range wrap around."""
         items = key if isinstance(key, tuple) else (key,)
         named = sum(_axes(item) for item in items)
         translated, axis = [], 0
