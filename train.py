@@ -1,8 +1,9 @@
-"""Train a GPT, alone or with data-parallel ranks:  mpirun -n 4 python train.py --preset quick
+"""Train a GPT, alone or on many ranks:  mpirun -n 4 python train.py --preset quick
 
 Read it from top to bottom: configuration, data, model, optimiser, loop, sample. Every rank runs
-this file. Each draws its share of the same global batch and sums the gradients of its share; the
-ring all-reduce adds the ranks' sums while backward is still running, and all take the same step.
+this file. Ranks form a grid: `dp` copies of the model, each with its share of the same global
+batch, kept in step by a strategy (`--sync`); each copy is on one rank, or split over `--tp` times
+`--pp` of them. Whatever the grid, training is that of one process, but for rounding.
 
 In goes text; out comes a folder: config.json, metrics.jsonl, loss.svg, sample.txt, checkpoints.
 """
@@ -14,20 +15,28 @@ import time
 from contextlib import nullcontext
 from functools import partial
 
-import numpy as np
-
 from minillm import env, no_grad
 from minillm.data import Loader, prepare
-from minillm.device import explain_out_of_memory, module
-from minillm.distributed import DistributedDataParallel, all_reduce, on_root, take_gpu, world
+from minillm.device import explain_out_of_memory
+from minillm.distributed import Balancer, Watchdog, check_replicas, on_root, take_gpu, world
+from minillm.distributed.checksum import blame
+from minillm.distributed.sync.base import over
 from minillm.errors import UserError
 from minillm.models.generate import generate
 from minillm.optim import clip_grad_norm
+from minillm.parallel import Grid, part, split_model, whole
 from minillm.random import manual_seed
 from minillm.train import checkpoint
-from minillm.train.build import build_model, build_optimizer, build_precision, build_schedule
+from minillm.train.build import (
+    build_model,
+    build_optimizer,
+    build_precision,
+    build_schedule,
+    build_sync,
+)
 from minillm.train.metrics import MetricsLog, StepTimer, measure_peak, plot, read
 from minillm.train.progress import Progress
+from minillm.train.rehearsal import rehearse, seconds_a_sample
 from minillm.train.report import (
     conclusion,
     evaluation,
@@ -37,16 +46,27 @@ from minillm.train.report import (
     not_finite,
 )
 from minillm.train.run import create_folder, open_run
+from minillm.train.trace import Off, Trace
 
 
 def main(comm, argv):
+    """Rank 0 decides on the configuration, the others are told. A rank that hangs is found out."""
+    run = on_root(comm, partial(open_run, argv, comm.size))
+    seconds = run.config.watchdog
+    with Watchdog(comm, seconds) if seconds else nullcontext():
+        train(comm, run)
+
+
+def train(comm, run):
     began = time.monotonic()
     root = comm.rank == 0
-
-    # --- configuration: rank 0 decides, the others are told ---------------------------------------
-    run = on_root(comm, partial(open_run, argv, comm.size))
     config, out = run.config, run.out
+
+    # --- ranks: which of them share a copy of the model, which have the same part of it -----------
+    trace = Trace(comm) if config.trace else Off(comm)
+    comm = trace.comm
     gpus = take_gpu(comm) if config.device == "cuda" else ""
+    grid = Grid(comm, config.dp, config.tp, config.pp)
 
     # --- data: rank 0 encodes it once, then every rank maps the same file -------------------------
     def load_data():
@@ -58,75 +78,101 @@ def main(comm, argv):
     on_root(comm, lambda: load_data() and None)
     data = load_data()
     sizes = config.batch_size, config.block_size
-    loader = Loader(data.train, *sizes, config.seed, config.device)
+    shard = config.sharding, grid.dp.rank, grid.dp.size
+    loader = Loader(data.train, *sizes, config.seed, config.device, *shard)
     val_loader = Loader(data.val, *sizes, config.seed + 1, config.device)
     prompt = data.tokenizer.opening(config.prompt)  # (T,), refused now rather than at the end
 
     # --- model and optimiser, from nothing or from a checkpoint -----------------------------------
     manual_seed(config.seed)
-    model = build_model(config, data.tokenizer.vocab_size)
-    optimizer = build_optimizer(config, model)
+    model = build_model(config, data.tokenizer.vocab_size)  # the same on every rank
+    flops = model.flops_per_token()
+    pipe = split_model(model, grid)  # from here on, `model` is this rank's part of it
+    optimizer = build_optimizer(config, model, pipe.counted)
+    sync = build_sync(config, grid, optimizer, pipe)
     lr_scale = build_schedule(config)
     precision = build_precision(config)
-    step = resume(run, data, model, optimizer) if run.resume else 0
+    step = resume(run, data, model, pipe, sync) if run.resume else 0
     on_root(comm, partial(create_folder, run))  # nothing can refuse the run any more
-    ddp = DistributedDataParallel(
-        comm, [group.flat for group in optimizer.groups], int(config.bucket_mb * 2**20)
-    )
     rehearse(comm, config)
-    peak = over_ranks(comm, measure_peak(config.device, config.dtype))
+    peak = over(comm, measure_peak(config.device, config.dtype))
+    speed = seconds_a_sample(config) if config.balance == "static" else 0.0
+    balancer = Balancer(grid.dp, config.batch_size, config.balance, speed)
     if root:
         print(introduction(run, data, model, comm, env.THREADS, peak, step, gpus), flush=True)
 
     # --- loop -------------------------------------------------------------------------------------
     log = MetricsLog(out / "metrics.jsonl", step) if root else None
     tokens = config.batch_size * config.block_size  # of a step, over all ranks
-    pieces = micro_batches(config, comm)
-    timer = StepTimer(tokens, model.flops_per_token(), peak, config.device)
+    timer = StepTimer(tokens, flops, peak, config.device)
     with Progress(config.steps, step, show=root) as progress:
         while step < config.steps:
-            manual_seed((config.seed, step, comm.rank))  # dropout: a step can be run again alone
-            losses = []  # read when the step is done: reading one waits for the GPU
-            for start, stop in pieces:
-                x, y = loader.batch(step, start, stop)  # (b, T)
-                with nullcontext() if stop == pieces[-1][1] else ddp.no_sync():
+            # Dropout: a step can be run again alone, and ranks that split a layer draw alike.
+            manual_seed((config.seed, step, grid.dp.rank, grid.pp.rank))
+            start, stop = balancer.share() if sync.takes_part() else (0, 0)
+            pieces = micro_batches(config, start, stop)
+            own = (stop - start) * config.block_size
+            divisor = sync.divisor(own, tokens)
+            computing = time.perf_counter()
+            for action, i in pipe.schedule(len(pieces)):
+                if action == "forward":
+                    with trace.span("data"):
+                        x, y = loader.batch(step, *pieces[i])  # (b, T)
                     with precision:
-                        part = model(x, y, reduction="sum", keep_logits=False)[1] / tokens
-                    part.backward()
-                losses.append(part.detach())
-            ddp.finish()
-            loss = over_ranks(comm, sum(part.item() for part in losses))
-            norm, clip = clip_grad_norm(optimizer.groups, config.grad_clip or math.inf)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                starts = loader.starts(step)
-                on_root(comm, partial(not_finite, out, step, config.seed, starts, loss, norm))
+                        pipe.forward(i, x, y, 1 / divisor)
+                else:
+                    with nullcontext() if i == len(pieces) - 1 else sync.no_sync():
+                        pipe.backward(i)
+            balancer.note(time.perf_counter() - computing, stop - start)
+            with trace.span("finish sums"):
+                sync.finish()
+            own_loss = pipe.losses() * divisor
+            most = config.grad_clip or math.inf
+            norm, clip = clip_grad_norm(optimizer.groups, most, sync.total)
+            last = step + 1 == config.steps
+            shown = last or timer.steps == 0 or (step + 1) % config.log_interval == 0
+            if sync.exact or shown:  # ranks that go each their own way meet less often
+                loss, trained, norms = over(grid.dp, own_loss, own, norm)
+                loss, norm = loss / trained, norms / grid.dp.size
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    _, whose = blame(comm, own_loss, sync.own_squares or norm)
+                    saved = step, config.seed, loader.starts(step), loss, norm, whose
+                    on_root(comm, partial(not_finite, out, *saved))
             scale = lr_scale(step)
-            optimizer.step(clip, scale)
-            optimizer.zero_grad()
+            with trace.span("optimizer"):
+                sync.step(clip, scale)
             step += 1
-            last = step == config.steps
+            if config.checksum_interval and step % config.checksum_interval == 0 and sync.replicas:
+                check_replicas(grid.dp, {n: p.data for n, p in model.named_parameters()}, step)
 
-            timer.step(ddp.exposed_seconds)
+            timer.step(sync.exposed_seconds)
+            trace.step(step)
             if root:
                 progress.advance(step)
-                if step % config.log_interval == 0 or timer.steps == 1 or last:
+                if shown:
                     lr = config.learning_rate * scale
                     record = dict(step=step, loss=loss, lr=lr, grad_norm=norm, **timer.record())
                     log.write(**record)
                     progress.metrics(step, in_words(record))
             if step % config.eval_interval == 0 or last:
-                with timer.paused():
-                    val_loss = evaluate(comm, model, val_loader, config)
+                with timer.paused(), trace.span("evaluate"):
+                    sync.settle()
+                    val_loss = evaluate(grid, pipe, val_loader, config)
                 if root:
                     record = evaluation(step, val_loss, data.bytes_per_token)
                     log.write(**record)
                     progress.say(evaluation_in_words(record))
             if step % config.save_interval == 0 or last:
-                with timer.paused():
-                    on_root(comm, partial(save, out, step, config, model, optimizer, data))
+                with timer.paused(), trace.span("save"):
+                    sync.settle()
+                    save(grid, out, step, config, model, pipe, sync, data)
 
     # --- what came of it --------------------------------------------------------------------------
+    trace.write(out / "trace.json")
+    weights = whole(grid, pipe, model.state_dict())
     if root:
+        model = build_model(config, data.tokenizer.vocab_size)
+        model.load_state_dict(weights)
         sample = write_sample(out, model, config, data, prompt)
         records = read(out / "metrics.jsonl")
         entropy = data.unigram_entropy()
@@ -135,64 +181,39 @@ def main(comm, argv):
         print(conclusion(records, entropy, out, time.monotonic() - began, sample), flush=True)
 
 
-def over_ranks(comm, value):
-    """The sum of a number over all ranks."""
-    total = np.array([value], np.float64)
-    all_reduce(comm, total)
-    return total.item()
-
-
-def share(config, comm):
-    """Samples [start, stop) of the global batch for this rank; shares differ by at most 1."""
-    return (config.batch_size * (comm.rank + i) // comm.size for i in (0, 1))
-
-
-def micro_batches(config, comm):
-    """This rank's share in pieces of at most `micro_batch_size`, the last maybe smaller."""
-    start, stop = share(config, comm)
-    most = config.micro_batch_size or stop - start
+def micro_batches(config, start, stop):
+    """Samples [start, stop) in pieces of at most `micro_batch_size`, the last maybe smaller."""
+    most = config.micro_batch_size or max(stop - start, 1)
     return [(i, min(i + most, stop)) for i in range(start, stop, most)]
 
 
 @no_grad()
-def evaluate(comm, model, loader, config):
-    """Mean validation loss in nats a token, the same on every rank: each sums its share."""
-    model.eval()
-    losses = []
+def evaluate(grid, pipe, loader, config):
+    """Mean validation loss in nats a token, the same on every rank: each copy sums its share."""
+    pipe.model.eval()
+    dp, total = grid.dp, 0.0
+    share = (config.batch_size * (dp.rank + i) // dp.size for i in (0, 1))
+    pieces = micro_batches(config, *share)
     for i in range(config.eval_batches):
-        for start, stop in micro_batches(config, comm):
-            x, y = loader.batch(i, start, stop)  # (b, T)
+        for piece in pieces:
             with build_precision(config):
-                losses.append(model(x, y, reduction="sum")[1])
-    model.train()
+                total += pipe.evaluate(*loader.batch(i, *piece))
+    pipe.model.train()
     tokens = config.eval_batches * config.batch_size * config.block_size
-    return over_ranks(comm, sum(loss.item() for loss in losses)) / tokens
+    return over(grid.comm, total) / grid.tp.size / tokens
 
 
-def rehearse(comm, config):
-    """Compile all kernels of a step on a tiny model: rank 0 first, the rest from its cache."""
-    tiny = dataclasses.replace(config, n_layer=1, n_embd=8 * config.n_head, block_size=16)
-    for turn in range(2):
-        if (comm.rank == 0) == (turn == 0):
-            model = build_model(tiny, 32)
-            optimizer = build_optimizer(tiny, model)
-            ids = module(config.device).zeros((2, 16), "int64")  # (B, T)
-            with build_precision(config):
-                loss = model(ids, ids, reduction="sum")[1]
-            loss.backward()
-            optimizer.step(clip_grad_norm(optimizer.groups, 1.0)[1])
-            with no_grad(), build_precision(config):
-                model.eval()(ids, ids)
-        comm.barrier()
+def save(grid, out, step, config, model, pipe, sync, data):
+    """Write a checkpoint, the same for every grid, from which `--resume` continues exactly."""
+    weights = whole(grid, pipe, model.state_dict())
+    optimizer = whole(grid, pipe, sync.state_dict())
+    state = {"config": dataclasses.asdict(config), "data_key": data.key, "copies": grid.dp.size}
+    on_root(
+        grid.comm, lambda: checkpoint.save(out, step, weights, optimizer, data.tokenizer, state)
+    )
 
 
-def save(out, step, config, model, optimizer, data):
-    """Write a checkpoint from which `--resume` continues exactly."""
-    state = {"config": dataclasses.asdict(config), "data_key": data.key}
-    checkpoint.save(out, step, model.state_dict(), optimizer.state_dict(), data.tokenizer, state)
-
-
-def resume(run, data, model, optimizer):
+def resume(run, data, model, pipe, sync):
     """Load the run's checkpoint; returns the steps it has done."""
     saved = checkpoint.load(run.resume)
     if saved.state["data_key"] != data.key:
@@ -200,8 +221,14 @@ def resume(run, data, model, optimizer):
             f"--resume: the text or the tokenizer of {run.out} is not the one it was trained on:"
             " give it with --data and --tokenizer, or start a new run"
         )
-    model.load_state_dict(saved.model)
-    optimizer.load_state_dict(saved.optimizer)
+    copies = saved.state["copies"]
+    if run.config.sharding in ("block", "hash") and copies != pipe.grid.dp.size:
+        raise UserError(
+            f"--resume: with --sharding {run.config.sharding} each of {copies} copies has read its"
+            f" own samples: start as many again, as with --dp {copies}"
+        )
+    model.load_state_dict(part(pipe, saved.model))
+    sync.load_state_dict(part(pipe, saved.optimizer))
     return saved.step
 
 

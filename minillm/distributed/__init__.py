@@ -21,6 +21,13 @@
     loss.backward(); ddp.finish()        the last one; gradients are then summed over ranks
     ddp.exposed_seconds                  in finish() so far: communication not hidden by backward
 
+    sync.STRATEGIES["zero1"](comm, optimizer)    that and other ways to stay in step (sync/)
+    Compressed(codecs.make("int8"))      sums in fewer bytes, with error feedback
+    Balancer(comm, batch_size, "dynamic")        shares of the batch by measured speed
+
+    with Watchdog(comm, seconds=60):     a rank that hangs, dies or strays is named, the run ended
+    check_replicas(comm, arrays, step)   a rank whose parameters differ is named, the run ended
+
     words = take_gpu(comm)               this rank's GPU is CuPy's current one from then on
 
     run_threads(n, fn)                   fn(comm) on n threads as ranks, for tests and tutorials
@@ -33,8 +40,11 @@ rank 0 and exits with 2; any other exception of any rank names the rank and ends
 """
 
 from minillm.distributed.allreduce import all_reduce
+from minillm.distributed.balance import Balancer
+from minillm.distributed.checksum import check_replicas
 from minillm.distributed.collectives import global_count, on_root
 from minillm.distributed.comm import Communicator, SingleProcess, world
+from minillm.distributed.compression import Compressed
 from minillm.distributed.ddp import DistributedDataParallel
 from minillm.distributed.gpus import take_gpu
 from minillm.distributed.group import Group, hosts, split
@@ -42,17 +52,22 @@ from minillm.distributed.mpi import MPICommunicator
 from minillm.distributed.ring import all_gather, chunk, reduce_scatter
 from minillm.distributed.threads import ThreadCommunicator, run_threads
 from minillm.distributed.tree import broadcast, reduce
+from minillm.distributed.watchdog import Watchdog
 
 __all__ = [
+    "Balancer",
     "Communicator",
+    "Compressed",
     "DistributedDataParallel",
     "Group",
     "MPICommunicator",
     "SingleProcess",
     "ThreadCommunicator",
+    "Watchdog",
     "all_gather",
     "all_reduce",
     "broadcast",
+    "check_replicas",
     "chunk",
     "global_count",
     "hosts",

@@ -17,26 +17,30 @@ gradient moves the messages on. Buckets start in the same order on all ranks, wh
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
-from minillm.distributed.allreduce import all_reduce
+from minillm.device import Array
 from minillm.distributed.comm import BARRIER_TAG, Communicator
-from minillm.distributed.steps import Progress
+from minillm.distributed.compression import Plain
+from minillm.distributed.steps import Progress, Steps
 from minillm.distributed.tree import broadcast
 from minillm.errors import UserError
+from minillm.kernels.reduce import sum_of_squares
 from minillm.optim.flat import FlatGroup
 from minillm.tensor import Tensor
 
 
 class _Bucket:
-    """A slice of a group's flat gradient, and those of its parameters that backward still owes."""
+    """A slice of a group's flat arrays, and those of its parameters that backward still owes."""
 
     def __init__(self, group: FlatGroup, first: int, last: int):
-        self.params = group.params[first:last]
+        self.group, self.params = group, group.params[first:last]
         self.end = group.offsets[last] / group.offsets[-1]  # how late in backward, 0 to 1
-        self.grad = group.grad[group.offsets[first] : group.offsets[last]]  # a view
+        self.part = slice(group.offsets[first], group.offsets[last])
+        self.grad = group.grad[self.part]  # a view
         self.reset()
 
     def reset(self) -> None:
@@ -64,19 +68,32 @@ class DistributedDataParallel:
         groups: all parameters to train.
         bucket_bytes: least size of a bucket; the last of a group may be smaller. Large buckets use
             the bandwidth better, small ones start earlier.
+        reduce: sums a bucket over ranks, reduce(comm, grad, tag) -> steps; by default, exactly.
+        late: parameters whose gradients are complete only after `sum_late()`, which `finish` calls.
 
     Attributes:
         buckets: in the order in which they are summed.
         started: how many of them have been started since the last `finish`.
         exposed_seconds: time spent in `finish` so far: communication that backward did not hide.
+        own_squares: the squared norm of this rank's gradient in the last step, before it was summed
+            (not with one rank).
     """
 
     def __init__(
-        self, comm: Communicator, groups: Sequence[FlatGroup], bucket_bytes: int = 4 << 20
+        self,
+        comm: Communicator,
+        groups: Sequence[FlatGroup],
+        bucket_bytes: int = 4 << 20,
+        reduce: Callable[[Communicator, Array, int], Steps[Any]] | None = None,
+        late: Sequence[Tensor] = (),
+        sum_late: Callable[[], None] = lambda: None,
     ):
         self.comm, self.groups = comm, list(groups)
+        self.reduce = reduce or Plain().all_reduce
+        self.sum_late = sum_late
         self.started = 0
-        self.exposed_seconds = 0.0
+        self.exposed_seconds = self.own_squares = 0.0
+        self._squares: list[Any] = []
         self._progress = Progress()
         self._sync = True
         self.buckets = [b for group in self.groups for b in _buckets(group, bucket_bytes)]
@@ -90,9 +107,11 @@ class DistributedDataParallel:
             return
         for group in self.groups:
             broadcast(comm, group.data)
+        known_late = {id(p) for p in late}
         for i, bucket in enumerate(self.buckets):
             for p in bucket.params:
-                p.register_post_accumulate_grad_hook(partial(self._complete, i))
+                if id(p) not in known_late:
+                    p.register_post_accumulate_grad_hook(partial(self._complete, i))
 
     def _complete(self, index: int, p: Tensor) -> None:
         """Backward has added the last to `p.grad`; or found that nothing reaches p this time."""
@@ -110,7 +129,8 @@ class DistributedDataParallel:
 
     def _start(self) -> None:
         grad = self.buckets[self.started].grad
-        self._progress.start(all_reduce.steps(self.comm, grad, tag=self.started))
+        self._squares.append(sum_of_squares(grad))
+        self._progress.start(self.reduce(self.comm, grad, self.started))
         self.started += 1
 
     @contextmanager
@@ -128,11 +148,14 @@ class DistributedDataParallel:
         began = time.perf_counter()
         for group in self.groups:
             group.fill_missing_grads()
+        self.sum_late()
         if self.comm.size > 1:
             while self.started < len(self.buckets):
                 self._start()
             self._progress.wait()
             self.started = 0
+            self.own_squares = float(sum(self._squares))
+            self._squares.clear()
             for bucket in self.buckets:
                 bucket.reset()
         self.exposed_seconds += time.perf_counter() - began

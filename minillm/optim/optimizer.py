@@ -66,6 +66,18 @@ class ParamGroup:
         self.shards = []  # frees the state there was, before there is other
         self.shards = [Shard(self.flat, part, self.state_names) for part in parts]
 
+    def by_name(self, word: str, array: np.ndarray) -> dict[str, np.ndarray]:
+        """A flat array (n,), cut into "WORD.NAME" of the shape of each parameter: views."""
+        edges = zip(self.flat.offsets, self.flat.offsets[1:])
+        return {
+            f"{word}.{name}": array[start:stop].reshape(p.shape)
+            for name, p, (start, stop) in zip(self.names, self.flat.params, edges)
+        }
+
+    def flattened(self, word: str, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The flat array (n,) that `by_name` has cut, anew."""
+        return np.concatenate([state[f"{word}.{name}"].reshape(-1) for name in self.names])
+
     def flat_state(self, name: str) -> np.ndarray:
         """A state array (n,) on the host: zeros where this process has no shard."""
         if len(self.shards) == 1 and self.shards[0].data.size == self.flat.data.size:
@@ -172,11 +184,8 @@ class Optimizer:
         """
         state = {"step": np.array([self.steps])}
         for group in self.groups:
-            for state_name in group.state_names:
-                array, offsets = flat_state(group, state_name), group.flat.offsets
-                for i, (name, p) in enumerate(zip(group.names, group.flat.params)):
-                    part = array[offsets[i] : offsets[i + 1]]
-                    state[f"{state_name}.{name}"] = part.reshape(p.shape)
+            for name in group.state_names:
+                state |= group.by_name(name, flat_state(group, name))
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
@@ -203,12 +212,10 @@ class Optimizer:
                 )
         self.steps = int(state["step"].item())
         for group in self.groups:
-            for state_name in group.state_names:
-                whole = [state[f"{state_name}.{name}"].reshape(-1) for name in group.names]
-                array = np.concatenate(whole)
+            for name in group.state_names:
+                array, device = group.flattened(name, state), group.flat.params[0].device
                 for shard in group.shards:
-                    device = group.flat.params[0].device
-                    shard.state[state_name][...] = to_device(array[shard.part], device)
+                    shard.state[name][...] = to_device(array[shard.part], device)
 
 
 def non_negative(**values: float) -> None:

@@ -1,6 +1,12 @@
 """From a configuration to the things it names."""
 
+from collections.abc import Callable
+from typing import Any
+
 from minillm.autocast import autocast
+from minillm.distributed import codecs
+from minillm.distributed.compression import Compressed, Plain
+from minillm.distributed.sync import STRATEGIES, Strategy
 from minillm.models.gpt import GPT
 from minillm.optim import SGD, Adam, AdamW, Optimizer, param_groups, schedule
 from minillm.optim.schedules import Schedule
@@ -22,13 +28,39 @@ def build_precision(config: Config) -> autocast:
     return autocast("bfloat16", enabled=config.dtype == "bfloat16")
 
 
-def build_optimizer(config: Config, model: GPT) -> Optimizer:
-    """The optimiser over `model`'s parameters, whose arrays it takes over."""
-    groups = param_groups(model, config.weight_decay)
+def build_optimizer(
+    config: Config, model: GPT, counted: Callable[[str], bool] = lambda name: True
+) -> Optimizer:
+    """The optimiser over `model`'s parameters, whose arrays it takes over; `counted` says which of
+    them enter the gradient norm on this rank."""
+    groups = param_groups(model, config.weight_decay, counted)
     if config.optimizer == "sgd":
         return SGD(groups, config.learning_rate, momentum=config.momentum)
     kind = AdamW if config.optimizer == "adamw" else Adam
     return kind(groups, config.learning_rate, betas=(config.beta1, config.beta2))
+
+
+def build_sync(config: Config, grid: Any, optimizer: Optimizer, pipe: Any) -> Strategy:
+    """The strategy that keeps the copies of the model in step.
+
+    Args:
+        grid, pipe: of minillm.parallel.
+    """
+    options: dict[str, Any] = {}
+    if config.sync in ("bucketed", "zero1"):
+        options["bucket_bytes"] = int(config.bucket_mb * 2**20)
+    if config.sync == "local-sgd":
+        options |= {"local_steps": config.local_steps, "participation": config.participation}
+        options["seed"] = config.seed
+    if config.sync == "parameter-server":
+        options["staleness"] = config.staleness
+    sums: Plain | Compressed = Plain()
+    if config.compress != "none":
+        sums = Compressed(codecs.make(config.compress, config.topk_ratio))
+    return STRATEGIES[config.sync](
+        grid.dp, optimizer, sums=sums, model=grid.model, late=pipe.late, sum_late=pipe.sum_late,
+        **options,
+    )  # fmt: skip
 
 
 def build_schedule(config: Config) -> Schedule:

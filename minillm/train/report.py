@@ -89,18 +89,22 @@ def _command() -> str:
 
 
 def not_finite(
-    out: Path, step: int, seed: int, starts: np.ndarray, loss: float, norm: float
+    out: Path, step: int, seed: int, starts: np.ndarray, loss: float, norm: float, whose: str
 ) -> None:
     """Save what is needed to see the step again, and stop the run.
+
+    Args:
+        whose: which ranks had what, in words.
 
     Raises:
         UserError: always, with where it was saved and what to try.
     """
     path = out / f"not-finite-step-{step}.json"
     record = {"step": step, "seed": seed, "loss": repr(loss), "grad_norm": repr(norm)}
+    record["ranks"] = whose
     record["starts"] = [int(start) for start in starts]
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     raise UserError(
-        f"step {step}: loss is {loss} and gradient norm {norm}; the batch is saved in {path}."
-        " Try a lower --learning_rate, a longer --warmup_steps or a smaller --grad_clip"
+        f"step {step}: loss is {loss} and gradient norm {norm} ({whose}); the batch is saved in"
+        f" {path}. Try a lower --learning_rate, a longer --warmup_steps or a smaller --grad_clip"
     )

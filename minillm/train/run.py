@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.errors import UserError
+from minillm.parallel import grid
 from minillm.train import checkpoint
-from minillm.train.config import Config, parse, parse_resumed, peek
+from minillm.train.config import Config, model_config, parse, parse_resumed, peek
 
 RUNS = Path("runs")
 
@@ -71,11 +72,26 @@ def create_folder(run: Run) -> None:
 
 
 def _check_ranks(config: Config, ranks: int) -> None:
-    if config.batch_size < ranks:
-        raise UserError(
-            f"--batch_size {config.batch_size} over {ranks} ranks leaves some without a sample:"
-            " raise it, or start fewer ranks"
-        )
+    """Refuse a grid of ranks that cannot be, and options that do not go together.
+
+    Raises:
+        UserError: which, and what to do.
+    """
+    model = model_config(config, config.vocab_size or 1 << 20)  # 0: known once there is a tokenizer
+    grid.check(model, ranks, config.dp, config.tp, config.pp, config.batch_size)
+    split = config.tp * config.pp > 1
+    for wrong, what in (
+        (split and config.sync == "parameter-server", "--sync parameter-server updates whole models"
+         " and needs --tp 1 --pp 1"),
+        (split and config.balance != "equal", f"--balance {config.balance} measures whole models"
+         " and needs --tp 1 --pp 1"),
+        (config.staleness and config.sync != "parameter-server", f"--staleness {config.staleness}"
+         " is of --sync parameter-server alone"),
+        (config.participation < 1 and config.sync != "local-sgd", "--participation"
+         f" {config.participation} is of --sync local-sgd alone"),
+    ):  # fmt: skip
+        if wrong:
+            raise UserError(what)
 
 
 def newest_run() -> Path:

@@ -162,7 +162,7 @@ def test_shards_on_several_processes_update_as_one(make):
             for part in parts:
                 other[part] = mine[part]
         np.testing.assert_array_equal(flats[1], flats[0])
-    total = {name: 0 for name in optimizers[0].state_dict()}
+    total = dict.fromkeys(optimizers[0].state_dict(), 0)
     for optimizer in optimizers[1:]:
         for name, array in optimizer.state_dict().items():
             total[name] = total[name] + array

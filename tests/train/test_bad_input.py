@@ -88,7 +88,7 @@ def test_unwritable_folder(folder):
 
 def test_more_ranks_than_samples(folder):
     argv = [*TINY, "--data", folder / "good.txt", "--out", folder / "new"]
-    refused(mpirun(3, "train.py", *argv), "--batch_size 2 over 3 ranks")
+    refused(mpirun(3, "train.py", *argv), "batch_size 2 over 3 copies")
 
 
 def test_all_ranks_leave_together_when_the_data_is_refused(folder):

@@ -12,8 +12,8 @@ kept = []
 build = train.build_optimizer
 
 
-def build_and_keep(config, model):
-    optimizer = build(config, model)
+def build_and_keep(config, *rest):
+    optimizer = build(config, *rest)
     kept.append(optimizer)
     return optimizer
 

@@ -11,12 +11,12 @@ limit, done = int(sys.argv[1]), 0
 clip = train.clip_grad_norm
 
 
-def clip_and_count(groups, max_norm):
+def clip_and_count(*args):
     global done
     done += 1
-    if done > limit + 1:  # one call is the rehearsal's
+    if done > limit:
         os.kill(os.getpid(), signal.SIGKILL)
-    return clip(groups, max_norm)
+    return clip(*args)
 
 
 train.clip_grad_norm = clip_and_count
