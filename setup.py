@@ -35,7 +35,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["minillm", "minillm.*"]),
-    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h", "*.cpp"]},
+    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h", "*.cpp", "*.html"]},
     install_requires=[
         "matplotlib>=3.8",
         "ml-dtypes>=0.4",

@@ -14,6 +14,9 @@ COMMANDS = {
     "generate": "sample text from a trained run",
     "data": "what is cached; encode a text now",
     "emulate": "run CUDA kernels on the CPU: races, sectors, bank conflicts, line by line",
+    "prove-ddp": "train on one and on several ranks, and compare every bit that must agree",
+    "failure-lab": "kill, hang and corrupt ranks of a run, and see what is reported",
+    "ring-replay": "watch a real ring all-reduce, message by message, in the browser",
     "plan": "predict step time, memory, efficiency and cost on a cluster",
     "doctor": "check MPI, compiler, BLAS, threads and GPU; print the fix for what is wrong",
 }
@@ -21,7 +24,7 @@ COMMANDS = {
 
 def usage() -> str:
     """What `minillm --help` prints."""
-    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<12} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             f"minillm {__version__}",
@@ -51,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     try:
-        return importlib.import_module(f"minillm.cli.{command}").main(rest)
+        module = f"minillm.cli.{command.replace('-', '_')}"
+        return importlib.import_module(module).main(rest)
     except UserError as error:
         print(f"minillm {command}: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ from typing import Literal
 from minillm.errors import UserError
 from minillm.models.gpt import GPTConfig
 from minillm.plan import Cluster, Model, Prediction, calibrate, calibrated, published, search
+from minillm.plan.command import advice
 from minillm.plan.plot import COUNTS, plot
 from minillm.train.config import PRESETS as TRAIN_PRESETS
 from minillm.train.config import peek
@@ -71,7 +72,12 @@ class Options:
 
 def _from_train(name: str, vocab_size: int) -> Options:
     theirs = vars(TRAIN_PRESETS[name])
-    shared = {f.name for f in fields(Options)} & theirs.keys() - {"dtype", "micro_batch_size"}
+    shared = {f.name for f in fields(Options)} & theirs.keys() - {
+        "dtype",
+        "micro_batch_size",
+        "tp",
+        "pp",
+    }
     return Options(**{k: theirs[k] for k in shared} | {"vocab_size": vocab_size})
 
 
@@ -168,6 +174,7 @@ def report(options: Options) -> str:
         hourly = options.price * options.ranks
         billion = hourly / 3600 * 1e9 / best.tokens_per_second
         lines.append(f"cost: {hourly:,.2f} an hour, {billion:,.2f} for a billion tokens")
+    lines += ["", *advice(found, vars(options), cuda=options.cluster != "here")]
     return "\n".join(lines)
 
 

@@ -61,6 +61,18 @@ def test_here_is_the_machine_that_was_measured(plan, monkeypatch):
     assert "process 100 MB" in out
 
 
+def test_it_says_what_to_run(plan):
+    out = plan("--ranks", "16", "--strategy", "zero1")[1]
+    assert "mpirun -n 16 python train.py --preset gpt2 --device cuda --dtype bfloat16" in out
+    assert out.rstrip().endswith("--sync zero1")
+    assert "train.py has no zero3 yet: it can run none" in plan("--strategy", "zero3")[1]
+
+
+def test_presets_of_train_leave_layouts_free(plan):
+    out = plan("--preset", "gpt2", "--ranks", "4", "--show", "50")[1]
+    assert re.search(r"^tp=4 ", out, re.M) and re.search(r"^tp=2 pp=2 ", out, re.M)
+
+
 def test_a_plot(plan, tmp_path):
     path = tmp_path / "plan.svg"
     code, out, _ = plan("--ranks", "64", "--strategy", "dp", "--plot", str(path))
@@ -81,7 +93,7 @@ def test_a_plot(plan, tmp_path):
         (["--tp", "5", "--ranks", "5"], "tp 5 does not divide 12 heads"),
         (["--pp", "16", "--ranks", "16"], "pp 16 is more stages than the 12 layers"),
         (["--tp", "3", "--ranks", "8"], "tp 3 and pp 0 do not divide 8 ranks"),
-        (["--ranks", "16", "--batch_size", "8", "--strategy", "dp"], "more copies than the 8"),
+        (["--ranks", "16", "--batch_size", "8", "--strategy", "dp"], "batch_size 8 over 16 copies"),
         (["--strategy", "zero1", "--ranks", "1"], "zero1 with dp 1"),
         (["--gpus_per_node", "16", "--ranks", "16"], "16 ranks a node, but H100 SXM has 8 GPUs"),
         (["--preset", "gpt3", "--ranks", "8"], "does not fit"),
