@@ -99,7 +99,7 @@ def train(comm, run):
     speed = seconds_a_sample(config) if config.balance == "static" else 0.0
     balancer = Balancer(grid.dp, config.batch_size, config.balance, speed)
     if root:
-        print(introduction(run, data, model, comm, env.THREADS, peak, step, gpus), flush=True)
+        print(introduction(run, data, pipe, comm, env.THREADS, peak, step, gpus), flush=True)
 
     # --- loop -------------------------------------------------------------------------------------
     log = MetricsLog(out / "metrics.jsonl", step) if root else None

@@ -14,7 +14,7 @@ from minillm.train.progress import clock
 
 
 def introduction(
-    run: Any, data: Any, model: Any, comm: Any, threads: int, peak: float, step: int, gpus: str
+    run: Any, data: Any, pipe: Any, comm: Any, threads: int, peak: float, step: int, gpus: str
 ) -> str:
     """The lines before the first step.
 
@@ -22,18 +22,30 @@ def introduction(
         peak: FLOP/s of all ranks together in matrix products.
         gpus: which GPU each rank has, in words; empty on the CPU.
     """
-    config = model.config
+    config = pipe.model.config
+    parameters = sum(math.prod(shape) for shape in pipe.shapes.values())
+    reach = f"{peak / 1e9:.{0 if peak > 1e10 else 3}f} GFLOP/s"
     lines = [
         f"data     {data.source}: {data.train.size:,} tokens to train on, {data.val.size:,} to"
         f" validate, vocabulary {data.tokenizer.vocab_size:,}",
-        f"model    GPT, {model.num_parameters() / 1e6:.2f} M parameters: L={config.n_layer}"
+        f"model    GPT, {parameters / 1e6:.2f} M parameters: L={config.n_layer}"
         f" H={config.n_head} C={config.n_embd} T={config.block_size}, {run.config.dtype}",
-        f"ranks    {comm.size}, {threads} thread{'s' * (threads > 1)} each; matrix products reach"
-        f" {peak / 1e9:.{0 if peak > 1e10 else 3}f} GFLOP/s together",
+        f"ranks    {comm.size}{_grid(run.config, comm.size)}, {threads}"
+        f" thread{'s' * (threads > 1)} each; matrix products reach {reach} together",
         *([f"gpu      {gpus}"] if gpus else []),
         f"run      {run.out}" + (f", resumed at step {step}" if step else ""),
     ]
     return "\n".join(lines + [f"changed  {text}" for text in run.changed])
+
+
+def _grid(config: Any, ranks: int) -> str:
+    """How ranks share the work, in words."""
+    split = config.tp * config.pp
+    copies = ranks // split
+    words = [f"{copies} copies" * (split > 1 and copies > 1), f"tp {config.tp}" * (config.tp > 1)]
+    words += [f"pp {config.pp}" * (config.pp > 1), config.sync * (copies > 1)]
+    words += [f"{config.compress} gradients" * (config.compress != "none" and copies > 1)]
+    return f" ({', '.join(filter(None, words))})" if any(words) else ""
 
 
 def in_words(record: dict[str, Any]) -> str:
@@ -41,7 +53,7 @@ def in_words(record: dict[str, Any]) -> str:
     return (
         "loss {loss:.4f}  {tokens_per_s:,.0f} tok/s  lr {lr:.2e}  norm {grad_norm:.2f}"
         "  mfu {mfu:.0%}  {memory_mb:,.0f} MB".format(**record)
-    )
+    ) + (f"  exposed {record['exposed']:.0%}" if record["exposed"] else "")
 
 
 def evaluation(step: int, loss: float, bytes_per_token: float) -> dict[str, Any]:

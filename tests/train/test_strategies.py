@@ -15,7 +15,7 @@ def test_a_run_moves_from_grid_to_grid(tmp_path, text):  # noqa: F811
     """Killed on 2 x 2 ranks, gone on with on 3 with split state, ended on 2 stages: as on one."""
     args = ["--data", text, "--batch_size", 6, "--save_interval", 4, "--dtype", "float64", *TINY]
     args += ["--steps", 12, "--sharding", "permutation"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts, told = tmp_path / "whole", tmp_path / "parts", []
     assert python("train.py", *args, "--out", whole).returncode == 0
     for ranks, script, options in (
         (4, ["tests/train/scripts/stop_at.py", 5], [*args, "--tp", 2, "--pp", 2]),
@@ -25,6 +25,9 @@ def test_a_run_moves_from_grid_to_grid(tmp_path, text):  # noqa: F811
     ):  # fmt: skip
         done = mpirun(ranks, *script, *options, "--out", parts)
         assert (done.returncode == 0) == (len(script) == 1), done.stderr
+        told.append(done.stdout)
+    assert "ranks    4 (tp 2, pp 2), " in told[0] and "ranks    3 (zero1), " in told[1]
+    assert len({text.split("parameters")[0].split("model")[1] for text in told}) == 1
     assert "resumed at step 8" in done.stdout and "sync 'zero1' -> 'naive'" in done.stdout
     for name, array in parameters(whole, 12).items():
         np.testing.assert_allclose(parameters(parts, 12)[name], array, rtol=1e-9, atol=1e-12)

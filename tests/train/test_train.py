@@ -35,8 +35,8 @@ def test_four_ranks_from_text_to_sample(tmp_path, text):
     done = mpirun(4, "train.py", "--data", text, "--out", out, "--steps", 60, "--batch_size", 16,
                   "--learning_rate", 0.01, *TINY)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for word in ("data ", "model ", "ranks    4,", "step     60/60", "eta", "validation loss",
-                 "perplexity", "bits per byte", "guessing by frequency"):  # fmt: skip
+    for word in ("data ", "model ", "ranks    4 (bucketed),", "step     60/60", "eta", "exposed",
+                 "validation loss", "perplexity", "bits per byte", "by frequency"):  # fmt: skip
         assert word in done.stdout, word
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in records if "loss" in r]
