@@ -39,13 +39,18 @@ _NO_POWER_OF_TWO = [(32 << 10, "doubling"), (inf, "ring")]
 
 
 class _AllReduce(Collective[None]):
-    """Called on a small array of a length that doubling has kept buffers for, it takes them at once.
+    """Called on a small array for which doubling has kept all it needs, does its rounds at once.
 
-    For a few bytes, that is half the time: most of what the steps cost is not MPI's but Python's.
+    A few bytes cost mostly Python: generators and checks that took longer than their messages.
     """
 
     def __call__(
-        self, comm: Communicator, array: Array, op: str = "sum", algorithm: str = "auto", tag: int = 0
+        self,
+        comm: Communicator,
+        array: Array,
+        op: str = "sum",
+        algorithm: str = "auto",
+        tag: int = 0,
     ) -> None:
         if (
             type(array) is np.ndarray
@@ -54,9 +59,9 @@ class _AllReduce(Collective[None]):
             and op != "mean"
             and array.flags.c_contiguous
             and (choose(comm, array.nbytes) if algorithm == "auto" else algorithm) == "doubling"
-            and not comm.size & comm.size - 1
+            and comm.size & comm.size - 1 == 0
         ):
-            call = comm.flight.begin(comm, "all_reduce", array, tag, True)
+            call = comm.flight.begin(comm, self.__name__, array, tag, True)
             redouble(kept, array, OPS[op])
             comm.flight.end(call)
         else:

@@ -60,7 +60,7 @@ def doubling(comm: Communicator, array: Array, ufunc: np.ufunc, tag: int) -> Ste
             first[...] = piece
             for exchange, low, high, onwards in rounds:
                 yield exchange.start()
-                ufunc(low, high, piece if onwards is None else onwards)
+                ufunc(low, high, out=piece if onwards is None else onwards)
             comm.kept[key] = kept
             if len(comm.kept) > MOST_KEPT:
                 _drop_oldest(comm)
@@ -69,12 +69,12 @@ def doubling(comm: Communicator, array: Array, ufunc: np.ufunc, tag: int) -> Ste
 
 
 def redouble(kept: Kept, array: np.ndarray, ufunc: np.ufunc) -> None:
-    """All-reduce (n,) in place with what doubling has kept for it, to the end; 2^k ranks."""
+    """The same at once, with what doubling has kept for this length and dtype; 2^k ranks."""
     first, rounds = kept
     first[...] = array
     for exchange, low, high, onwards in rounds:
         exchange.start().wait()
-        ufunc(low, high, array if onwards is None else onwards)
+        ufunc(low, high, out=array if onwards is None else onwards)
 
 
 def _rounds(comm: Communicator, n: int, dtype: np.dtype, tag: int) -> Kept:
@@ -93,7 +93,7 @@ def _rounds(comm: Communicator, n: int, dtype: np.dtype, tag: int) -> Kept:
 
 
 def _drop_oldest(comm: Communicator) -> None:
-    """What was kept the longest without use makes room."""
+    """What doubling's steps used the longest ago makes room; `redouble` does not count."""
     _, rounds = comm.kept.pop(next(iter(comm.kept)))
     for exchange, *_ in rounds:
         exchange.free()

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillm.distributed import (
+    Group,
     SingleProcess,
     all_reduce,
+    allreduce,
     doubling,
     reduce,
     reduce_scatter,
@@ -18,7 +20,8 @@ from minillm.distributed import (
     run_threads,
 )
 from minillm.distributed.allreduce import ALGORITHMS, choose
-from minillm.distributed.steps import Progress
+from minillm.distributed.messages import Messages
+from minillm.distributed.steps import Progress, run
 from minillm.errors import UserError
 from minillm.kernels.tolerances import tolerance
 from tests import fake_cupy
@@ -185,6 +188,57 @@ def test_auto_follows_the_table_for_this_layout():
     )
     comm.tables["4 ranks on 1 hosts"] = [(100, "ring"), (np.inf, "hierarchical")]
     assert [choose(comm, n) for n in (100, 101)] == ["ring", "hierarchical"]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_at_once_on_what_is_kept_is_the_same_as_in_steps(size, n, monkeypatch):
+    at_once = []
+    redouble = allreduce.redouble
+    monkeypatch.setattr(allreduce, "redouble", lambda *args: at_once.append(redouble(*args)))
+
+    def work(comm):
+        half, traced = Group(comm, range(size), context=1), Messages(comm)
+        traced.recording = True
+        for ranks in (comm, half, traced):
+            for dtype in (np.float32, np.float64, ">f4"):  # of the same length, and bytes
+                each = inputs(n, size, dtype)
+                for op in ("sum", "max", "min", "mean", "sum"):
+                    array, steps = each[comm.rank].copy(), each[comm.rank].copy()
+                    run(all_reduce.steps(ranks, steps, op, "auto", 0))
+                    before = comm.bytes_sent
+                    all_reduce(ranks, array, op)
+                    sent = comm.bytes_sent - before
+                    assert array.tobytes() == steps.tobytes()
+                    if size != 3:
+                        assert sent == array.nbytes * (size.bit_length() - 1)
+        assert comm.flight.under_way() == []
+        return len(traced.noted)
+
+    noted = run_threads(size, work)
+    assert len(at_once) == (0 if size == 3 else size * 3 * 3 * 4)
+    if size != 3:
+        assert noted == [3 * 5 * 2 * 2 * (size.bit_length() - 1)] * size
+
+
+def test_what_is_kept_serves_no_other_call():
+    def work(comm):
+        array = np.ones(8)
+        for _ in range(2):
+            all_reduce(comm, array)
+        for wrong in (np.ones((2, 4)), np.ones(16)[::2]):
+            with pytest.raises(ValueError, match="flat contiguous"):
+                all_reduce(comm, wrong)
+        with pytest.raises(UserError, match="no reduction 'avg'"):
+            all_reduce(comm, array, "avg")
+        sent = comm.bytes_sent
+        all_reduce(comm, array, "sum", "ring")
+        ring = comm.bytes_sent - sent
+        comm.tables[comm.layout] = [(np.inf, "ring")]  # tuned meanwhile
+        all_reduce(comm, array)
+        return comm.bytes_sent - sent - ring, ring, array.tolist()
+
+    assert run_threads(4, work) == [(96, 96, [4.0**4] * 8)] * 4
 
 
 def refused(array, *args, kind=UserError):
