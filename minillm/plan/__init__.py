@@ -9,7 +9,7 @@ An alpha-beta model: each message costs a latency and its bytes over a bandwidth
 kernel an overhead, its operations over the rate of matrix products, and its bytes over the rate of
 memory (workload.py). Nothing is simulated, and no network is ever congested: what it predicts for a
 cluster that it was not calibrated on is a bound to aim at. `bench/plan_check.py` compares it with
-runs, tests/plan/test_published.py with published ones.
+runs, tests/plan/test_published.py with published ones; command.py says how to run what was found.
 """
 
 from minillm.plan.calibration import calibrate, calibrated

@@ -185,7 +185,7 @@ def _config(n_layer: int, n_embd: int, block_size: int) -> GPTConfig:
 
 def _work(n_layer: int, n_embd: int, block_size: int, samples: int) -> Work:
     model = Model(_config(n_layer, n_embd, block_size), "float32")
-    forward = model.layer(samples) * n_layer + model.head(samples)
+    forward = model.stage(samples, n_layer, True, True)
     return forward * 3 + model.update(model.parameters)
 
 

@@ -44,12 +44,16 @@ class Cluster:
     alone: tuple[float, float, float] | None = None
     source: str = ""
 
-    def for_ranks(self, local: int) -> "Cluster":
-        """What each rank gets if a node has `local` of them.
+    def turns(self, busy: int) -> float:
+        """How many times longer a rank takes where `busy` of a node's ranks compute: more ranks
+        than cores take turns. Those that wait do not count, they give way (distributed/mpi.py)."""
+        return max(1.0, busy / self.devices) if self.cores else 1.0
 
-        On cores, as env.py shares them out: a rank has devices // local of them to itself; if there
-        are more ranks than cores, they take turns, and everything takes as many times longer. More
-        threads make one kernel faster, not its start: hence `alone`.
+    def for_ranks(self, local: int) -> "Cluster":
+        """What each rank gets if a node has `local` of them, and all compute.
+
+        On cores, as env.py shares them out: a rank has devices // local of them to itself, or they
+        take turns. More threads make one kernel faster, not its start: hence `alone`.
         """
         if not self.cores:
             if local > self.devices:
@@ -59,7 +63,7 @@ class Cluster:
                 )
             return self
         own = max(1, self.devices // local)
-        turns = max(1.0, local / self.devices)
+        turns = self.turns(local)
         rates = [min(self.products.values()) * own, self.memory_rate * own, self.overhead]
         if local == 1 and self.alone:
             rates = list(self.alone)
@@ -86,7 +90,7 @@ class Cluster:
         Raises:
             UserError: it needs a link whose speed is not known.
         """
-        here = max(1, min(size, local // stride))
+        here = min(size, -(-local // stride))
         nodes = -(-size // here)
         if size > 1 and self.inside is None:
             raise UserError(

@@ -1,8 +1,5 @@
-"""How ranks share a model and a batch: dp x tp x pp, ZeRO's stage, micro-batches.
-
-Ranks are counted tensor-parallel first, then data-parallel, then by stage of the pipeline: the
-ranks that talk most are neighbours, on one node as far as it goes (Narayanan et al. 2021, arXiv
-2104.04473, section 3).
+"""How ranks share a model and a batch: dp x tp x pp on the grid of minillm/parallel/grid.py, ZeRO's
+stage, micro-batches.
 """
 
 from dataclasses import dataclass
@@ -10,6 +7,7 @@ from math import ceil
 
 from minillm.errors import UserError
 from minillm.models.gpt import GPTConfig
+from minillm.parallel import grid
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,12 @@ class Layout:
         """Of the rank with the largest share of `batch` samples."""
         return ceil(ceil(batch / self.dp) / self.micro_batch)
 
-    def bubble(self, batch: int) -> float:
-        """Time in which a stage of the pipeline waits, over that in which it works: (p - 1) / m."""
-        return (self.pp - 1) / self.micro_batches(batch)
+    def stages(self, n_layer: int) -> list[tuple[int, bool, bool]]:
+        """Of each stage of the pipeline: its layers, whether it is the first, whether the last."""
+        bounds = [stage * n_layer // self.pp for stage in range(self.pp + 1)]
+        return [
+            (stop - start, start == 0, stop == n_layer) for start, stop in zip(bounds, bounds[1:])
+        ]
 
     def check(self, config: GPTConfig, batch: int) -> None:
         """Refuse what cannot be.
@@ -59,16 +60,7 @@ class Layout:
         """
         if min(self.dp, self.tp, self.pp, self.micro_batch) < 1:
             raise UserError(f"dp {self.dp}, tp {self.tp}, pp {self.pp}: all must be at least 1")
-        if config.n_head % self.tp or config.kv_heads % self.tp:
-            raise UserError(
-                f"tp {self.tp} does not divide {config.n_head} heads"
-                + (f" and {config.kv_heads} key/value heads" * (config.kv_heads != config.n_head))
-                + ": attention is split by heads"
-            )
-        if self.pp > config.n_layer:
-            raise UserError(f"pp {self.pp} is more stages than the {config.n_layer} layers")
-        if self.dp > batch:
-            raise UserError(f"dp {self.dp} is more copies than the {batch} samples of a batch")
+        grid.check(config, self.ranks, self.dp, self.tp, self.pp, batch)
         if self.zero > 1 and self.pp > 1:
             raise UserError(
                 f"zero{self.zero} with pp {self.pp}: every micro-batch in the pipeline would move"

@@ -1,11 +1,15 @@
 """A layout's step: its time, part by part, and its memory.
 
-    step = (m + pp - 1) * (compute + tensor-parallel sums + stage messages)      m micro-batches
+    t_s  = compute + tensor-parallel sums of a micro-batch, forward and backward, on stage s
+    step = sum_s t_s + (m - 1) max_s t_s                 m micro-batches through pp stages (1F1B)
+           + messages between stages
            + what of the gradients' communication backward did not hide + update + two scalars
 
-The slowest stage sets the pace. Where layers do not divide, it is one with a layer more.
+Ranks that share cores take turns, and one that waits gives way: a step takes as long as all work on
+all cores, or as that sum where it is longer.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +19,8 @@ from minillm.plan.layout import Layout
 from minillm.plan.links import Group
 from minillm.plan.workload import Model, Work
 
-BUCKET = 25e6  # bytes of gradient that are summed together; the last one has nothing to hide behind
+# Bytes of gradient that are summed together; the last ones have nothing to hide behind.
+BUCKET = 25 << 20
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,8 @@ class Prediction:
     """Seconds of a step by cause, bytes of a rank by use.
 
     Attributes:
-        compute: forward and backward of all micro-batches.
-        bubble: waiting for the pipeline to fill and to drain.
+        compute: forward and backward of all micro-batches, in the mean of the stages.
+        bubble: waiting for the pipeline to fill and to drain, and for its slowest stage.
         tensor, pipeline, data: exposed communication of each axis.
         update: clipping and optimiser.
         ideal: all work of a step, by one rank in as large pieces, over the number of ranks.
@@ -112,53 +117,69 @@ def predict(
     pp_group = machine.group(pp, tp * dp, local)
     config, m = model.config, layout.micro_batches(batch)
     b = min(b, -(-batch // dp))
-    layers = -(-config.n_layer // pp)
     rates = machine.products[model.dtype], machine.memory_rate, machine.overhead
 
     def seconds(work: Work) -> float:
         return work.seconds(*rates)
 
-    # --- one micro-batch on the slowest stage: the last, with the logits --------------------------
-    forward = seconds(model.layer(b, tp) * layers + model.head(b, tp))
-    backward = 2 * forward
-    passes = 2  # of a block: each sums the residual stream over tp twice (Shoeybi et al. 2019)
-    if layout.recompute:
-        backward += seconds(model.layer(b, tp) * layers)
-        passes += 1
-    edge = model.boundary(b)
-    tensor = m * 2 * (passes * layers + 1) * tp_group.all_reduce(edge) if tp > 1 else 0.0
-    pipeline = m * 2 * pp_group.send(edge) if pp > 1 else 0.0
-    compute = m * (forward + backward)
+    def total(nbytes: float) -> float:
+        """Seconds to sum over tp: of a copy, so it is read and written."""
+        return tp_group.all_reduce(nbytes) + seconds(Work(0, 2 * nbytes, 1)) if tp > 1 else 0.0
+
+    # --- forward and backward: all micro-batches through all stages -------------------------------
+    edge, rows = model.boundary(b), b * config.block_size
+    stages = layout.stages(config.n_layer)
+    working, summing = 0.0, 0.0  # a micro-batch, all stages together
+    passes = []  # of each kind of stage: whole, forward, backward
+    for kind, count in Counter(stages).items():
+        layers, first, last = kind
+        forward = seconds(model.stage(b, *kind, tp))
+        again = seconds(model.layer(b, tp) * layers) if layout.recompute else 0.0
+        # Two sums a block in forward, two in backward (parallel/tensor.py); the embeddings, and the
+        # gradient of the last norm; the loss (vocabulary.py).
+        sums = 2 * layers * ((1 + layout.recompute) * total(model.terms(b)) + total(edge))
+        sums += total(edge) * (first + last) + (total(4 * rows) + total(8 * rows)) * last
+        passes.append((3 * forward + again + sums, forward, 2 * forward + again))
+        working += count * (3 * forward + again)
+        summing += count * sums
+    slowest, forward, backward = max(passes)
+    alone = machine.turns(min(local, dp * tp)) / machine.turns(local)  # while other stages wait
+    whole = (working + summing + (m - 1) * slowest) * alone
+    compute, tensor = m * working / pp, m * summing / pp
+    bubble = max(whole - compute - tensor, 0.0)
+    pipeline = (m + pp - 1) * 2 * pp_group.send(edge) if pp > 1 else 0.0
 
     # --- gradients, weights and their update ------------------------------------------------------
-    own = max(
-        model.stage_parameters(layers, True, pp == 1, tp),
-        model.stage_parameters(layers, pp == 1, True, tp),
-    )
+    layers = max(layers for layers, _, _ in stages)
+    own = max(model.stage_parameters(*kind, tp) for kind in set(stages))
     grads, weights = own * model.grad, own * model.weight
+    ends = config.n_embd * config.vocab_size / tp * model.grad  # of a tied table, on two stages
+    ends *= pp > 1 and config.tie_embeddings
     data = _data_parallel(layout, dp_group, grads, weights, layers, m, forward, backward,
-                          machine.overlap) if dp > 1 else 0.0  # fmt: skip
-    if pp > 1 and config.tie_embeddings:  # both ends have the table: their gradients are summed
-        table = config.n_embd * config.vocab_size / tp * model.grad
-        data += 2 * pp_group.send(table)
+                          machine.overlap, max(BUCKET, ends)) if dp > 1 else 0.0  # fmt: skip
+    if ends:
+        data += machine.group(2, tp * dp * (pp - 1), local).all_reduce(ends)
     if layout.ranks > 1:  # the loss and the norm of the gradient
         data += 2 * machine.group(layout.ranks, 1, local).all_reduce(8)
     update = seconds(model.update(own / (dp if layout.zero else 1)))
 
     # --- all work of a step, split evenly, none of it done twice ----------------------------------
-    whole = model.layer(b) * config.n_layer + model.head(b)
+    one = model.stage(b, config.n_layer, True, True)
     extra = model.layer(b) * config.n_layer if layout.recompute else Work()
-    ideal = seconds((whole * 3 + extra) * (batch / b) + model.update(model.parameters))
+    ideal = seconds((one * 3 + extra) * (batch / b) + model.update(model.parameters))
 
-    # The first stage has the most micro-batches under way, the last has the logits.
+    # Stage s has pp - s micro-batches under way, the last has the logits.
     block = model.activations(b, tp)
-    kept = layers * (edge if layout.recompute else block)
-    kept = max(kept * min(pp, m), kept + model.logits(b, tp)) + block * layout.recompute
+    kept = max(
+        layers * min(pp - s, m) * (edge if layout.recompute else block) + last * model.logits(b, tp)
+        for s, (layers, _, last) in enumerate(stages)
+    )
+    kept += block * layout.recompute
     kept += 2 * weights / layers * (layout.zero > 2)  # of this layer and of the next one
     zero, tokens = layout.zero, batch * config.block_size
     return Prediction(
-        layout=layout, compute=compute, bubble=layout.bubble(batch) * (compute + tensor),
-        tensor=tensor, pipeline=pipeline * (1 + layout.bubble(batch)), data=data, update=update,
+        layout=layout, compute=compute, bubble=bubble,
+        tensor=tensor, pipeline=pipeline, data=data, update=update,
         ideal=ideal / layout.ranks, start=dp_group.broadcast(weights),
         weights=weights / (dp if zero > 2 else 1), gradients=grads / (dp if zero > 1 else 1),
         state=own * model.state / (dp if zero > 0 else 1), activations=kept, base=machine.base,
@@ -172,13 +193,13 @@ def predict(
 
 def _data_parallel(
     layout: Layout, group: Group, grads: float, weights: float, layers: int, m: int, forward: float,
-    backward: float, overlap: float,
+    backward: float, overlap: float, bucket: float,
 ) -> float:  # fmt: skip
     """Seconds of a step for gradients and weights of data-parallel ranks that backward and forward
-    do not hide; what comes last of backward, a bucket, is never hidden."""
+    do not hide; what comes last of backward, `bucket` bytes, is never hidden."""
 
     def exposed(collective: Callable[[float], float], nbytes: float, behind: float) -> float:
-        return max(collective(nbytes) - overlap * behind, collective(min(nbytes, BUCKET)))
+        return max(collective(nbytes) - overlap * behind, collective(min(nbytes, bucket)))
 
     if layout.zero == 0:
         return exposed(group.all_reduce, grads, backward)

@@ -3,12 +3,13 @@
 In: a GPTConfig and a precision. Out: counts for one rank, which has 1 / tp of every matrix and some
 of the layers. All is linear in Work, so that a machine's three rates can be fitted to times.
 
-Precisions, bytes a parameter (weights, gradients, optimiser state) and an activation:
+Precisions, bytes a parameter (weights, gradients, optimiser state), an activation, and one of the
+residual stream:
 
-    float32     4 + 4 + 8, 4
-    bfloat16    4 + 4 + 8, 2    ours: weights, their gradients and Adam's moments in float32
-    mixed       2 + 2 + 12, 2   ZeRO's and Megatron's: a float32 copy of half-precision weights
-                                (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3)
+    float32     4 + 4 + 8, 4, 4
+    bfloat16    4 + 4 + 8, 2, 4    ours (autocast.py): products in bfloat16, all sums in float32
+    mixed       2 + 2 + 12, 2, 2   ZeRO's and Megatron's: a float32 copy of half-precision weights
+                                   (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3)
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 from minillm.errors import UserError
 from minillm.models.gpt import GPTConfig
 
-# weights, gradients, optimiser state, activation
-PRECISIONS = {"float32": (4, 4, 8, 4), "bfloat16": (4, 4, 8, 2), "mixed": (2, 2, 12, 2)}
+# weights, gradients, optimiser state, activation, residual stream
+PRECISIONS = {"float32": (4, 4, 8, 4, 4), "bfloat16": (4, 4, 8, 2, 4), "mixed": (2, 2, 12, 2, 2)}
 KERNELS = 12  # of a layer, forward: 2 norms, 4 products, attention, activation, 2 additions, splits
 
 
@@ -49,7 +50,7 @@ class Model:
         if dtype not in PRECISIONS:
             raise UserError(f"dtype {dtype!r}: choose {', '.join(PRECISIONS)}")
         self.config, self.dtype = config, dtype
-        self.weight, self.grad, self.state, self.act = PRECISIONS[dtype]
+        self.weight, self.grad, self.state, self.act, self.stream = PRECISIONS[dtype]
 
     # --- parameters -------------------------------------------------------------------------------
 
@@ -99,17 +100,29 @@ class Model:
         # Attention without its matrix: reads q, k, v, writes the output. As in `flops_per_token`,
         # the causal half is not deducted.
         attention = Work(4 * samples * T * T * C / tp, self.act * rows * (qkv + C) / tp)
-        # Norms read and write C each, residual additions read 2 C and write C, the activation
-        # reads what the first product wrote and writes M.
-        elementwise = Work(0, self.act * rows * (10 * C + (wide + M) / tp), KERNELS)
-        return work + attention + elementwise
+        # Norms read and write C each, residual additions read 2 C, of which one is a product's, and
+        # write C; the activation reads what the first product wrote and writes M.
+        moved = self.stream * 8 * C + self.act * (2 * C + (wide + M) / tp)
+        return work + attention + Work(0, rows * moved, KERNELS)
+
+    def embedding(self, samples: float) -> Work:
+        """Forward of looking up tokens and adding positions; backward is twice that."""
+        moved = 3 * samples * self.config.block_size * self.config.n_embd
+        return Work(0, self.stream * moved, 2)
 
     def head(self, samples: float, tp: int = 1) -> Work:
-        """Forward of embedding look-up, last norm, logits and loss; backward is twice that."""
+        """Forward of last norm, logits and loss; backward is twice that."""
         C, V = self.config.n_embd, self.config.vocab_size
         rows = samples * self.config.block_size
-        moved = self.act * 6 * rows * C + 8 * rows * V / tp  # the loss reads logits in float32
-        return self._product(rows, C, V / tp) + Work(0, moved, 6)
+        moved = self.stream * 3 * rows * C + 8 * rows * V / tp  # the loss reads logits in float32
+        return self._product(rows, C, V / tp) + Work(0, moved, 4)
+
+    def stage(self, samples: float, layers: int, first: bool, last: bool, tp: int = 1) -> Work:
+        """Forward of `layers` blocks and what the first or the last stage of a pipeline has
+        besides."""
+        work = self.layer(samples, tp) * layers
+        work += self.embedding(samples) if first else Work()
+        return work + (self.head(samples, tp) if last else Work())
 
     def update(self, parameters: float) -> Work:
         """Clipping and AdamW: reads weights, gradients and state, writes weights and state, and
@@ -125,16 +138,22 @@ class Model:
         34 T C bytes a sample in half precision (Korthikanti et al. 2022, arXiv 2205.05198, equation
         1, without the attention matrix, which is never stored); 2 of them are dropout masks, which
         ours draws again. Its equation 2: with tensor parallelism all but inputs and norms is split.
+        Inputs of norms are of the residual stream.
         """
         c, C, M = self.config, self.config.n_embd, self.config.mlp_size
         wide = M if c.activation == "gelu" else 2 * M
         qkv = C + 2 * c.kv_heads * c.head_size
         split = qkv + C + wide + M
-        return samples * c.block_size * self.act * (4 * C + split / tp)
+        return samples * c.block_size * (self.stream * 2 * C + self.act * (2 * C + split / tp))
 
     def boundary(self, samples: float) -> float:
-        """Bytes of the residual stream: what passes between stages, what tensor parallelism sums,
-        and all that a block keeps if it is computed again in backward."""
+        """Bytes of the residual stream: what passes between stages, what tensor parallelism sums
+        in backward, and all that a block keeps if it is computed again there."""
+        return samples * self.config.block_size * self.stream * self.config.n_embd
+
+    def terms(self, samples: float) -> float:
+        """Bytes of a product that enters the residual stream: what tensor parallelism sums in
+        forward."""
         return samples * self.config.block_size * self.act * self.config.n_embd
 
     def logits(self, samples: float, tp: int = 1) -> float:

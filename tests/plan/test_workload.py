@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from minillm.autocast import autocast
 from minillm.errors import UserError
 from minillm.models.gpt import GPT
 from minillm.plan import Model
@@ -34,6 +36,18 @@ def test_operations_are_those_of_the_model_but_for_norms_and_biases(changes):
     assert flops == pytest.approx(want, rel=0.02) and flops <= want
 
 
+def test_the_residual_stream_of_ours_is_float32():
+    """What stages send, and a product that enters the stream: as autocast leaves them."""
+    config = dataclasses.replace(SMALL, n_layer=1)
+    net, seen = GPT(config).to("float32"), []
+    for module in (net.blocks[0].mlp.proj, net.blocks[0]):
+        module.register_forward_hook(lambda module, args, y: seen.append(y.data.nbytes))
+    with autocast("bfloat16"):
+        net(np.zeros((3, config.block_size), np.int64))
+    model = Model(config, "bfloat16")
+    assert [model.terms(3), model.boundary(3)] == seen
+
+
 def test_stages_and_ranks_have_all_parameters_between_them():
     model = Model(dataclasses.replace(GPT2, tie_embeddings=False, bias=False))
     whole = model.stage_parameters(12, True, True)
@@ -47,10 +61,12 @@ def test_stages_and_ranks_have_all_parameters_between_them():
 def test_activations_are_korthikantis():
     """34 T C bytes a block in half precision, of which 2 are dropout masks; 10 + 24 / t, where the
     masks are 2 of the 10."""
-    model, TC = Model(GPT2, "bfloat16"), 1024 * 768
+    model, TC = Model(GPT2, "mixed"), 1024 * 768
     assert model.activations(1) == 32 * TC
     assert model.activations(3, tp=4) == 3 * (8 + 24 / 4) * TC
     assert Model(GPT2, "float32").activations(1) == 2 * model.activations(1)
+    # Ours has the residual stream, which two norms read, in float32.
+    assert Model(GPT2, "bfloat16").activations(1) == (32 + 2 * 2) * TC
 
 
 def test_a_precision_that_is_none():
