@@ -16,10 +16,9 @@ from contextlib import nullcontext
 from functools import partial
 
 from minillm import env, no_grad
-from minillm.data import Loader, prepare
-from minillm.device import explain_out_of_memory
+from minillm.data import Loader
+from minillm.device import explain_out_of_memory, synchronize
 from minillm.distributed import Balancer, Watchdog, check_replicas, on_root, take_gpu, world
-from minillm.distributed.checksum import blame
 from minillm.distributed.sync.base import over
 from minillm.errors import UserError
 from minillm.models.generate import generate
@@ -28,6 +27,7 @@ from minillm.parallel import Grid, part, split_model, whole
 from minillm.random import manual_seed
 from minillm.train import checkpoint
 from minillm.train.build import (
+    build_data,
     build_model,
     build_optimizer,
     build_precision,
@@ -51,14 +51,15 @@ from minillm.train.trace import Off, Trace
 
 def main(comm, argv):
     """Rank 0 decides on the configuration, the others are told. A rank that hangs is found out."""
+    began = time.monotonic()
     run = on_root(comm, partial(open_run, argv, comm.size))
+    data = build_data(comm, run.config)  # may take long: not watched
     seconds = run.config.watchdog
     with Watchdog(comm, seconds) if seconds else nullcontext():
-        train(comm, run)
+        train(comm, run, data, began)
 
 
-def train(comm, run):
-    began = time.monotonic()
+def train(comm, run, data, began):
     root = comm.rank == 0
     config, out = run.config, run.out
 
@@ -68,15 +69,7 @@ def train(comm, run):
     gpus = take_gpu(comm) if config.device == "cuda" else ""
     grid = Grid(comm, config.dp, config.tp, config.pp)
 
-    # --- data: rank 0 encodes it once, then every rank maps the same file -------------------------
-    def load_data():
-        return prepare(
-            config.data, config.tokenizer, config.vocab_size, config.val_fraction,
-            config.lowercase, config.dedup,
-        )  # fmt: skip
-
-    on_root(comm, lambda: load_data() and None)
-    data = load_data()
+    # --- data: a share of each batch; those that share a copy of the model draw the same ----------
     sizes = config.batch_size, config.block_size
     shard = config.sharding, grid.dp.rank, grid.dp.size
     loader = Loader(data.train, *sizes, config.seed, config.device, *shard)
@@ -88,7 +81,7 @@ def train(comm, run):
     model = build_model(config, data.tokenizer.vocab_size)  # the same on every rank
     flops = model.flops_per_token()
     pipe = split_model(model, grid)  # from here on, `model` is this rank's part of it
-    optimizer = build_optimizer(config, model, pipe.counted)
+    optimizer = build_optimizer(config, model, counted=pipe.counted, shared=pipe.shared)
     sync = build_sync(config, grid, optimizer, pipe)
     lr_scale = build_schedule(config)
     precision = build_precision(config)
@@ -104,7 +97,7 @@ def train(comm, run):
     # --- loop -------------------------------------------------------------------------------------
     log = MetricsLog(out / "metrics.jsonl", step) if root else None
     tokens = config.batch_size * config.block_size  # of a step, over all ranks
-    timer = StepTimer(tokens, flops, peak, config.device)
+    timer = StepTimer(flops, peak, config.device)
     with Progress(config.steps, step, show=root) as progress:
         while step < config.steps:
             # Dropout: a step can be run again alone, and ranks that split a layer draw alike.
@@ -123,6 +116,8 @@ def train(comm, run):
                 else:
                     with nullcontext() if i == len(pieces) - 1 else sync.no_sync():
                         pipe.backward(i)
+            if config.balance == "dynamic":
+                synchronize(config.device)  # a GPU has only been told what to do
             balancer.note(time.perf_counter() - computing, stop - start)
             with trace.span("finish sums"):
                 sync.finish()
@@ -131,27 +126,29 @@ def train(comm, run):
             norm, clip = clip_grad_norm(optimizer.groups, most, sync.total)
             last = step + 1 == config.steps
             shown = last or timer.steps == 0 or (step + 1) % config.log_interval == 0
-            if sync.exact or shown:  # ranks that go each their own way meet less often
-                loss, trained, norms = over(grid.dp, own_loss, own, norm)
-                loss, norm = loss / trained, norms / grid.dp.size
+            saving = last or (step + 1) % config.save_interval == 0
+            if sync.exact or shown or saving:  # ranks that go each their own way meet less often
+                loss, norm, trained = over(grid.dp, own_loss, norm * own, own)
+                loss, norm = loss / trained, norm / trained
                 if not (math.isfinite(loss) and math.isfinite(norm)):
-                    _, whose = blame(comm, own_loss, sync.own_squares or norm)
-                    saved = step, config.seed, loader.starts(step), loss, norm, whose
-                    on_root(comm, partial(not_finite, out, *saved))
+                    mine = own_loss, sync.own_squares or norm
+                    drawn = start, loader.starts(step, start, stop)
+                    not_finite(grid, config, out, step, loss, norm, mine, drawn)
             scale = lr_scale(step)
             with trace.span("optimizer"):
                 sync.step(clip, scale)
             step += 1
             if config.checksum_interval and step % config.checksum_interval == 0 and sync.replicas:
-                check_replicas(grid.dp, {n: p.data for n, p in model.named_parameters()}, step)
-
+                own_part = {name: p.data for name, p in model.named_parameters()}
+                check_replicas(grid.dp, own_part, step, comm)
             timer.step(sync.exposed_seconds)
             trace.step(step)
             if root:
                 progress.advance(step)
                 if shown:
                     lr = config.learning_rate * scale
-                    record = dict(step=step, loss=loss, lr=lr, grad_norm=norm, **timer.record())
+                    record = dict(step=step, loss=loss, lr=lr, grad_norm=norm)
+                    record |= timer.record(trained)
                     log.write(**record)
                     progress.metrics(step, in_words(record))
             if step % config.eval_interval == 0 or last:
@@ -162,7 +159,7 @@ def train(comm, run):
                     record = evaluation(step, val_loss, data.bytes_per_token)
                     log.write(**record)
                     progress.say(evaluation_in_words(record))
-            if step % config.save_interval == 0 or last:
+            if saving:
                 with timer.paused(), trace.span("save"):
                     sync.settle()
                     save(grid, out, step, config, model, pipe, sync, data)

@@ -11,34 +11,29 @@
     flipped-bit            one bit of the summed gradient               checksum of the parameters
     nan                    a parameter becomes NaN                      norm of its own gradient
 
-Each is a run of train.py under mpirun (faults.py). It passes if the report names the right rank and
-comes in time, if mpirun ends as it should, and if no process is left. What was killed is then
-resumed on one rank less and on one more. Exit code 0 only if all pass.
+Each is a run of train.py under mpirun (faults.py). It passes if the report names the right rank,
+and the watchdog no other, if it comes in time, if mpirun ends as it should, and if no process is
+left. What was killed is then resumed on one rank less and on one more: each goes on from the
+checkpoint and has the losses of the killed run in the same steps. Exit code 0 only if all pass.
 """
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-import uuid
 from dataclasses import dataclass
 from itertools import takewhile
+from math import inf, isclose
 from pathlib import Path
-from typing import Any
 
+from minillm.cli.checks.mpi import find_mpirun
 from minillm.cli.faults import train_script
+from minillm.cli.launched import Launched
 from minillm.errors import UserError
 
 _STEP, _STEPS, _MORE = 8, 24, 4  # of the fault, of a run, after resuming
-_LIMIT = 240.0  # seconds: compiling the first time included
+_SAVED = 4  # the step of the last checkpoint before the fault
 _IN_TIME = 10.0  # seconds beyond --timeout
-_MARK = "MINILLM_FAILURE_LAB"  # inherited by all: mpirun's children leave its process group
 _TEXT = "what goes wrong on one rank goes wrong on all, but one of them knows more than the rest. "
 
 
@@ -127,9 +122,14 @@ def main(argv: list[str]) -> int:
             raise UserError(f"no fault {name!r}: choose {', '.join(FAULTS)}")
     if options.ranks < 2:
         raise UserError(f"--ranks {options.ranks}: a rank that fails takes another that notices")
-    if options.timeout < 1:
-        raise UserError(f"--timeout {options.timeout}: below a second, a slow start looks hung")
-    lab = Lab(options, _mpirun())
+    if not 1 <= options.timeout < inf:
+        raise UserError(
+            f"--timeout {options.timeout:g}: give at least 1 second: below, a slow start looks hung"
+        )
+    mpirun = find_mpirun()
+    if mpirun is None:
+        raise UserError("no mpirun here or in PATH: pip install mpi4py mpich")
+    lab = Lab(options, mpirun)
     rows = [("fault", "rank", "report after", "all ended after", "verdict")]
     passed = True
     for number, name in enumerate(names or FAULTS):
@@ -163,8 +163,9 @@ class Lab:
             usual = {
                 "data": text, "out": out, "tokenizer": "byte", "block_size": 16, "n_layer": 2,
                 "n_head": 2, "n_embd": 32, "batch_size": 2 * (self.ranks + 1), "steps": _STEPS,
-                "save_interval": 4, "eval_interval": 1000, "eval_batches": 1, "sample_tokens": 0,
-                "log_interval": 1, "schedule": "constant", "watchdog": self.timeout,
+                "save_interval": _SAVED, "eval_interval": 1000, "eval_batches": 1,
+                "sample_tokens": 0, "log_interval": 1, "schedule": "constant",
+                "watchdog": self.timeout,
             }  # fmt: skip
             words = [str(word) for key, value in usual.items() for word in (f"--{key}", value)]
             program = ["-m", "minillm.cli.faults", name, rank, _STEP, mark, *words, *fault.options]
@@ -172,18 +173,19 @@ class Lab:
             launched = Launched(self.mpirun, self.ranks, program, pattern)
             result = self._judge(fault, launched, mark)
             if name == "slow" and not result.problems:
-                exposed = _last(out, "exposed")
+                exposed = list(_all(out, "exposed").values())[-1]
                 print(f"  metrics.jsonl: rank 0 waits for {exposed:.0%} of its last step")
-            if name == "killed":
+            if name == "killed" and mark.exists():
                 for ranks in (self.ranks - 1, self.ranks + 1):
-                    result.problems += self._resume(out, ranks)
+                    copy = Path(shutil.copytree(out, Path(folder, f"on-{ranks}")))
+                    result.problems += self._resume(copy, ranks)
         if result.problems:
             print(f"  FAILED: {'; '.join(result.problems)}", flush=True)
         else:
             print(f"  passed: reported after {result.seconds:.1f} s", flush=True)
         return result
 
-    def _judge(self, fault: Fault, launched: "Launched", mark: Path) -> Result:
+    def _judge(self, fault: Fault, launched: Launched, mark: Path) -> Result:
         if not mark.exists():
             return Result(None, 0.0, [f"ended before the fault, with exit code {launched.code}"])
         began = float(mark.read_text())
@@ -191,6 +193,8 @@ class Lab:
         result = Result(seconds, launched.ended - began, list(launched.problems))
         if seconds is None:
             result.problems.append("no report that names the rank")
+        elif launched.wrong:
+            result.problems.append(f"another report: {launched.wrong}")
         elif seconds > self.timeout + _IN_TIME:
             result.problems.append(f"reported only after {seconds:.1f} s")
         if launched.code != fault.code:
@@ -200,97 +204,32 @@ class Lab:
         return result
 
     def _resume(self, out: Path, ranks: int) -> list[str]:
-        """Go on from the last checkpoint for some steps; what is wrong."""
-        steps = _last(out, "step") + _MORE
-        print(f"  resumed on {ranks} rank{'s' * (ranks > 1)}, to step {steps}", flush=True)
-        program = [train_script(), "--resume", "--out", out, "--steps", steps]
+        """Go on from the last checkpoint for some steps; what is wrong. Steps after it, which the
+        killed run has done too, are to have the same losses, but for float32's rounding."""
+        before = _all(out, "loss")
+        last = max(before) + _MORE
+        print(f"  resumed on {ranks} rank{'s' * (ranks > 1)}, to step {last}", flush=True)
+        program = [train_script(), "--resume", "--out", out, "--steps", last]
         launched = Launched(self.mpirun, ranks, program, None)
-        if launched.code or _last(out, "step") != steps:
+        if launched.code:
             return [f"--resume on {ranks} ranks: exit code {launched.code}"]
-        return launched.problems
+        return launched.problems + differences(before, _all(out, "loss"), last, ranks)
 
 
-class Launched:
-    """A program under mpirun, from its start to its end; its stderr is shown line by line.
-
-    Attributes:
-        code: mpirun's exit code.
-        stderr: its lines.
-        reported: when the first line came that `pattern` matches, `time.time()` seconds, or None.
-        ended: when mpirun ended.
-        problems: took too long, left processes behind.
-    """
-
-    def __init__(self, mpirun: str, ranks: int, program: list, pattern: "re.Pattern[str] | None"):
-        mark = uuid.uuid4().hex
-        self.stderr: list[str] = []
-        self.reported: float | None = None
-        self.problems: list[str] = []
-        root = str(train_script().parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        process = subprocess.Popen(
-            [str(word) for word in (mpirun, "-n", ranks, sys.executable, *program)], text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path, _MARK: mark}, start_new_session=True,
-        )  # fmt: skip
-        late = threading.Timer(_LIMIT, self._too_long, (mark,))
-        late.start()
-        assert process.stderr is not None
-        for line in process.stderr:
-            self.stderr.append(line)
-            if pattern is not None and self.reported is None and pattern.search(line):
-                self.reported = time.time()
-            if not line.startswith(_LAUNCHERS) and line.strip():
-                print(f"  | {line.rstrip()}", flush=True)
-        self.code = process.wait()
-        self.ended = time.time()
-        late.cancel()
-        deadline = self.ended + 3
-        while (left := _marked(mark)) and time.time() < deadline:
-            time.sleep(0.05)
-        if left:
-            self.problems.append(f"{len(left)} processes left")
-            _kill(left)
-
-    def _too_long(self, mark: str) -> None:
-        self.problems.append(f"took more than {_LIMIT:.0f} s")
-        _kill(_marked(mark))
+def differences(
+    before: dict[int, float], after: dict[int, float], last: int, ranks: int
+) -> list[str]:
+    """What is wrong with the losses of a resumed run, those it has kept from `before` included."""
+    if sorted(after) != list(range(1, last + 1)):
+        return [f"--resume on {ranks} ranks: not all steps to {last} are in metrics.jsonl"]
+    again = [step for step in before if step > _SAVED]
+    differ = [s for s in again if not isclose(before[s], after[s], rel_tol=1e-4)]
+    if not again or differ:
+        return [f"--resume on {ranks} ranks: another loss in step {[*differ, _SAVED + 1][0]}"]
+    return []
 
 
-# How lines begin that mpirun adds of its own.
-_LAUNCHERS = ("=", "YOUR APPLICATION", "This typically", "Please see", "Abort(", "[mpi")
-
-
-def _marked(mark: str) -> list[int]:
-    """Processes that carry the mark, where the system tells (/proc)."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
-        except OSError:  # it has ended, or is not ours to read
-            pass
-    return found
-
-
-def _kill(processes: list[int]) -> None:
-    for pid in processes:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-
-def _last(out: Path, key: str) -> Any:
-    """What the last record of a run's metrics that has it says of `key`."""
+def _all(out: Path, key: str) -> dict[int, float]:
+    """By step, what a run's metrics say of `key`."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [record[key] for record in records if key in record][-1]
-
-
-def _mpirun() -> str:
-    """mpirun of this environment, else of the system."""
-    beside = Path(sys.executable).with_name("mpirun")
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        raise UserError("no mpirun: pip install mpich, or give your system's MPI")
-    return found
+    return {record["step"]: record[key] for record in records if key in record}

@@ -64,8 +64,9 @@ def main(argv: list[str]) -> int:
             f"no train.py beside the package in {ROOT}: prove-ddp proves that of a checkout:"
             " install with `pip install -e .` in one"
         )
-    if command.out and not os.access(out.resolve().parent, os.W_OK):
-        raise UserError(f"--out {command.out}: cannot write there")
+    there = out if out.exists() else out.resolve().parent
+    if command.out and (out.is_dir() or not os.access(there, os.W_OK)):
+        raise UserError(f"--out {command.out}: cannot write a file there")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="prove-ddp-") as folder:
         verdicts = Proof(chosen, train, Path(folder)).run()
@@ -77,10 +78,13 @@ def main(argv: list[str]) -> int:
         "dtype": command.dtype,
         "seconds": round(time.monotonic() - began, 1),
     }
+    print(in_words(made, verdicts), flush=True)
     if command.out:
         results = {**made, "bar": BAR, "cases": [asdict(verdict) for verdict in verdicts]}
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(in_words(made, verdicts))
+        try:
+            out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--out {command.out}: {error.strerror}") from None
     return 1 if any(verdict.failed for verdict in verdicts) else 0
 
 
@@ -177,7 +181,7 @@ class Proof:
     def _judge(self, i: int) -> None:
         case = self.chosen[i]
         folders = [self.folder / f"{i}-{again}" for again in range(case.runs)]
-        runs = [load(folder, len(case.stages), case.what["steps"]) for folder in folders]
+        runs = [load(folder, case) for folder in folders]
         what = json.dumps(case.what, sort_keys=True)
         if case.kind == "reference":
             self._references[what] = runs[0]

@@ -11,7 +11,6 @@ The messages are those of one of several all-reduces, the one that took the medi
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from statistics import median
 
 import numpy as np
 
+from minillm.cli.checks.mpi import find_mpirun
 from minillm.distributed import Communicator, all_reduce, on_root, reduction, world
 from minillm.distributed.clocks import measure_offsets, to_rank_0
 from minillm.distributed.messages import Message, Messages, gather, pairs
@@ -136,8 +136,7 @@ def _options(argv: list[str], size: int) -> Options:
 
 def _launch(options: Options, argv: list[str]) -> int:
     """This command again, on ranks of its own."""
-    beside = Path(sys.executable).with_name("mpirun")
-    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+    mpirun = find_mpirun()
     if mpirun is None:
         raise UserError("no mpirun to start the ranks with: pip install mpi4py mpich")
     program = [sys.executable, "-m", "minillm.cli", "ring-replay", *argv]

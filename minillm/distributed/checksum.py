@@ -19,6 +19,7 @@ import numpy as np
 
 from minillm.device import Array, to_device, xp_of
 from minillm.distributed import failure
+from minillm.distributed.allreduce import all_reduce
 from minillm.distributed.comm import Communicator
 from minillm.distributed.diagnosis import ranks_in_words
 from minillm.distributed.ring import all_gather
@@ -28,11 +29,12 @@ class ReplicasDiffer(SystemExit):
     """Ends the run with exit code 1; rank 0 has reported why.
 
     Attributes:
-        ranks: those whose arrays differ from the majority's; all of them if there is none.
+        ranks: those whose arrays differ from the majority's; all of them if there is none. Empty
+            where it is other ranks' replicas that differ.
         name: the first array that differs.
     """
 
-    def __init__(self, ranks: list[int], name: str):
+    def __init__(self, ranks: list[int], name: str = ""):
         super().__init__(1)
         self.ranks, self.name = ranks, name
 
@@ -49,15 +51,19 @@ def checksums(arrays: Sequence[Array]) -> np.ndarray:
     return np.array(sums, np.uint64)
 
 
-def check_replicas(comm: Communicator, arrays: Mapping[str, Array], step: int) -> None:
-    """Compare the parameters of all ranks of `comm`, which all call it: a collective.
+def check_replicas(
+    comm: Communicator, arrays: Mapping[str, Array], step: int, run: Communicator | None = None
+) -> None:
+    """Compare the parameters of all ranks of `comm`: a collective of those of `run`.
 
     Args:
         arrays: by name, the same names in the same order on all ranks.
         step: for the report.
+        run: all ranks, which end together, where those of `comm` have but a part of a model.
 
     Raises:
-        ReplicasDiffer: on all ranks, if any differs; rank 0 prints one line that names them.
+        ReplicasDiffer: on all ranks, if any differs; the first of its `comm` prints one line that
+            names them.
     """
     sums = np.zeros((comm.size, len(arrays)), np.uint64)
     sums[comm.rank] = checksums(list(arrays.values()))
@@ -66,8 +72,15 @@ def check_replicas(comm: Communicator, arrays: Mapping[str, Array], step: int) -
     kinds: dict[bytes, list[int]] = {}
     for rank in range(comm.size):
         kinds.setdefault(sums[rank].tobytes(), []).append(rank)
-    if len(kinds) == 1:
+    run = run or comm
+    differing = np.array([len(kinds) > 1])
+    if run is not comm:
+        all_reduce(run, differing, "max")
+    if not differing[0]:
         return
+    if len(kinds) == 1:
+        run.barrier()
+        raise ReplicasDiffer([])
     in_run = getattr(comm, "ranks", range(comm.size))  # a group's, counted as in the whole run
     majority = max(kinds.values(), key=len)
     if 2 * len(majority) <= comm.size:
@@ -85,7 +98,7 @@ def check_replicas(comm: Communicator, arrays: Mapping[str, Array], step: int) -
             f" in {len(names)} of {len(arrays)} arrays. Go on from the last checkpoint with"
             " --resume; should it come back on the same host, suspect its memory"
         )
-    comm.barrier()  # nobody ends before it is said
+    run.barrier()  # nobody ends before it is said
     raise ReplicasDiffer(wrong, names[0])
 
 

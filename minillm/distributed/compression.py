@@ -3,7 +3,7 @@
     sums = Compressed(codecs.make("int8"))       or Plain(): the exact sums, with the same methods
     run(sums.all_reduce(comm, array, tag))       array (n,) becomes nearly the sum over ranks
     mine = run(sums.reduce_scatter(comm, array, tag))
-    saved = sums.state_dict(comm)                what is still owed to the sums
+    saved = sums.state_dict(comm)                what Compressed still owes to the sums
 
 With C what a codec makes of an array (codecs.py), step t of rank r of p, for its gradient g_r:
 
@@ -64,18 +64,6 @@ class Plain:
     def decode(self, data: np.ndarray, out: np.ndarray) -> None:
         """`out` becomes what was sent as `data`."""
         out[...] = data
-
-    def state_dict(self, comm: Communicator) -> dict[str, np.ndarray]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, comm: Communicator, state: Mapping[str, np.ndarray]) -> None:
-        """Refuse what compressed sums still owed: UserError."""
-        if state:
-            raise UserError(
-                "the checkpoint holds what compressed sums of gradients still owed: go on with"
-                " compression, of any kind"
-            )
 
 
 @dataclass

@@ -25,7 +25,7 @@ from typing import Any
 from minillm.device import Array
 from minillm.distributed.comm import BARRIER_TAG, Communicator
 from minillm.distributed.compression import Plain
-from minillm.distributed.steps import Progress, Steps
+from minillm.distributed.steps import Progress, Steps, run
 from minillm.distributed.tree import broadcast
 from minillm.errors import UserError
 from minillm.kernels.reduce import sum_of_squares
@@ -158,4 +158,7 @@ class DistributedDataParallel:
             self._squares.clear()
             for bucket in self.buckets:
                 bucket.reset()
+        else:  # sums of more ranks, which this one goes on from, may still owe something
+            for i, bucket in enumerate(self.buckets):
+                run(self.reduce(self.comm, bucket.grad, i))
         self.exposed_seconds += time.perf_counter() - began

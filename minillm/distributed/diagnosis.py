@@ -9,7 +9,8 @@ all is well, else a Verdict: the ranks to blame, one line that says why, a table
     late       a rank has waited over `seconds` for one message. From each rank to the one it waits
                for, the chain ends at one that waits for nobody: that is to blame, provided that
                it has stood still, or said nothing, for `seconds` too. One that works (compiles,
-               evaluates) or has said that it is busy has PATIENCE times as long
+               evaluates) or has said that it is busy has PATIENCE times as long; from one that
+               says nothing nothing follows for SILENT seconds: on a loaded core it may wait so long
     deadlock   the chain comes back to where it began: of its ranks, those that are in another
                collective than most are to blame, or all. After 2 seconds
 """
@@ -19,7 +20,7 @@ from math import inf
 
 from minillm.distributed.observer import State
 
-PATIENCE = 10
+PATIENCE, SILENT = 10, 5.0
 _CYCLE = 2.0  # seconds; after that, no message is on its way any more
 
 
@@ -105,6 +106,8 @@ def _late(states: dict[int, State], silent: dict[int, float], seconds: float) ->
     if state is None:
         doing = "it has said nothing so far"
     else:
+        if 1 < quiet < SILENT:
+            return None
         stood = 0.0 if state["busy"] else state["still"] + quiet
         if stood < seconds and waits[first] < seconds * PATIENCE:
             return None

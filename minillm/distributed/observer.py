@@ -2,7 +2,8 @@
 
 In: its flight recorder, and where its main thread stands. Out: a dictionary, sent as JSON.
 
-To stand still is to be at the same instruction and to use next to no time of the processor.
+To stand still is to be at the same instruction, in the same collective, waiting for the same
+message if any, and to use next to no time of the processor.
 """
 
 import linecache
@@ -52,11 +53,12 @@ class Observer:
         calls = list(flight.calls)
         current, blocked = flight.current(), flight.blocked
         frame = sys._current_frames().get(self._main)
-        outside, stack = None, []
+        # One that was let go has moved, though news of those that wait for it may be older.
+        outside, stack = None, [(current and (current.comm.label, current.number), blocked)]
         if frame is not None:
             outside = caller(frame)  # a wait looks different at each look
             while frame is not None:
-                frame = outside if not stack else frame.f_back
+                frame = outside if len(stack) == 1 else frame.f_back
                 if frame is not None:
                     stack.append((id(frame.f_code), frame.f_lasti))
         used = _processor_seconds(self._main)

@@ -15,6 +15,9 @@ Should rank 0 itself die or fall silent, rank 1 reports it, or the next one that
 that raises says so, and failure.py reports it; where ranks were in different collectives, that is
 said too, since it explains many an error of MPI's, as of a message too long.
 
+Where all ranks were stopped for a while and go on (Slurm's suspend, a frozen container), the time
+that passed is nobody's fault: after a gap in its own watch a rank trusts no wait for `seconds`.
+
 A launcher that sees a rank die kills the others within milliseconds: on Linux another process tells
 which it was (witness.py). Ranks on several hosts have not been tried.
 
@@ -33,7 +36,7 @@ from typing import Any
 
 from minillm.distributed import failure
 from minillm.distributed.comm import Communicator
-from minillm.distributed.diagnosis import Verdict, diagnose, mismatch, past, table
+from minillm.distributed.diagnosis import SILENT, Verdict, diagnose, mismatch, past, table
 from minillm.distributed.link import Link, connect
 from minillm.distributed.observer import Observer, State
 from minillm.distributed.stragglers import Stragglers
@@ -67,6 +70,7 @@ class Watchdog:
         self._witness = Witness()
         self._mismatched = 0.0  # when that was seen
         self._ending = False
+        self._trusted = 0.0  # when times count again after a pause
         self._selector = selectors.DefaultSelector()
         self._thread: threading.Thread | None = None
         self._wake, self._woken = socket.socketpair()
@@ -96,6 +100,8 @@ class Watchdog:
         if together:
             self._ending = True
             self.comm.barrier()  # from now on, a connection that ends is no death
+            self._witness.tell(over=True)
+            self.comm.barrier()  # none ends before the witness knows that, too
         failure.before_abort.remove(self._raised)
         self._wake.send(b".")
         self._thread.join()
@@ -123,12 +129,16 @@ class Watchdog:
     # --- the thread -------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        due = time.monotonic()
+        due = looked = time.monotonic()
         while True:
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 if key.data is None:
                     return
                 self._read(key.data)
+            now = time.monotonic()
+            if now - looked > max(1.0, self.seconds / 4):  # stopped ourselves: perhaps all were
+                self._trusted = now + self.seconds
+            looked = now
             if time.monotonic() >= due:
                 due = time.monotonic() + self.interval
                 self._beat()
@@ -186,6 +196,8 @@ class Watchdog:
             elif self._asked_by:
                 self._explain(silent)
             elif verdict := diagnose(self._states, silent, self._gone, self.seconds):
+                if verdict.kind in ("late", "deadlock") and now < self._trusted:
+                    return
                 if verdict.kind == "mismatch":  # the others are to say with whom they agree
                     self._mismatched = self._mismatched or now
                     if now - self._mismatched < 2 * self.interval:
@@ -193,14 +205,14 @@ class Watchdog:
                 self._report(verdict, silent)
             return
         # Only when rank 0 is in no condition to speak; of those that see it, the lowest goes first.
-        turn, quiet = rank * 0.5, now - self._heard[0]
+        turn, quiet, least = rank * 0.5, now - self._heard[0], max(self.seconds, SILENT)
         blocked = self._states[rank]["blocked"] if rank in self._states else None
         if 0 in self._left:
             return
         if self._gone:
             if quiet >= turn:
                 self._report(diagnose(self._states, silent, [0], self.seconds), silent)
-        elif blocked and min(quiet, blocked[1]) > self.seconds + turn:
+        elif blocked and min(quiet, blocked[1]) > least + turn and now >= self._trusted:
             verdict = diagnose(self._states, silent, [], self.seconds)
             if verdict is not None and 0 in verdict.ranks:
                 self._report(verdict, silent)

@@ -18,10 +18,13 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
-_PATIENCE = 0.5  # seconds, in which rank 0 may say that a connection was to end
+# Seconds in which rank 0 may say that a connection was to end, or was not: a loaded one takes its
+# time, and one that is killed too is no longer waited for.
+_PATIENCE = 5.0
 
 
 class Witness:
@@ -33,6 +36,7 @@ class Witness:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()  # a long line of one thread is no single write
 
     @property
     def there(self) -> bool:
@@ -53,7 +57,7 @@ class Witness:
     def tell(self, **message: Any) -> None:
         """`doing` by rank and `table`; ranks that are `fine` or `gone`; that it is `over`."""
         if self._process is not None:
-            with contextlib.suppress(OSError):
+            with self._lock, contextlib.suppress(OSError):
                 os.write(self._process.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
     def stop(self) -> None:

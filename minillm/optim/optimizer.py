@@ -233,7 +233,10 @@ def fraction(**values: float) -> None:
 
 
 def param_groups(
-    model: Module, weight_decay: float, counted: Callable[[str], bool] = lambda name: True
+    model: Module,
+    weight_decay: float,
+    counted: Callable[[str], bool] = lambda name: True,
+    shared: Callable[[str], str] = lambda name: "",
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser: what decays and what does not.
 
@@ -242,16 +245,21 @@ def param_groups(
     would only pull away from where they belong.
 
     Args:
-        counted: whether the gradient of a parameter, by name, enters the global norm; those that do
-            not have groups of their own.
+        counted: whether the gradient of a parameter, by name, enters the global norm.
+        shared: with which other ranks this one shares a parameter, in a word; "" with none. Each
+            word has groups of its own: compression, and the order of additions, make of a number
+            what the rest of its array wants, and those ranks must all get the same bits.
     """
-    groups = [
-        {"params": [], "names": [], "weight_decay": decay, "counted": c}
-        for c in (True, False)
-        for decay in (weight_decay, 0.0)
-    ]
+    groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
+
+    def group_of(word: str, counts: bool, decays: bool) -> dict[str, Any]:
+        new = {"params": [], "names": [], "weight_decay": weight_decay if decays else 0.0}
+        return groups.setdefault((word, counts, decays), {**new, "counted": counts})
+
+    for decays in (True, False):
+        group_of("", True, decays)  # the first two, even if they are empty
     for name, p in model.named_parameters():
-        group = groups[2 * (not counted(name)) + (p.ndim < 2)]
+        group = group_of(shared(name), counted(name), p.ndim >= 2)
         group["params"].append(p)
         group["names"].append(name)
-    return groups[:2] + [group for group in groups[2:] if group["params"]]
+    return list(groups.values())

@@ -124,6 +124,14 @@ class Pipeline:
         whole = split_of(name, self.model.config) is None
         return not (whole and self.grid.tp.rank) and self.stage_of(name) == self.grid.pp.rank
 
+    def shared(self, name: str) -> str:
+        """With which ranks of `grid.model` this one shares a parameter: "tp" for those of its
+        stage, "pp" for the other end of a tied table, "" for none."""
+        if self.late and name == "token_embedding.weight":
+            return "pp"
+        whole = split_of(name, self.model.config) is None
+        return "tp" if whole and self.grid.tp.size > 1 else ""
+
     # --- a step -----------------------------------------------------------------------------------
 
     def schedule(self, micro_batches: int) -> list[tuple[str, int]]:

@@ -4,13 +4,27 @@ from collections.abc import Callable
 from typing import Any
 
 from minillm.autocast import autocast
-from minillm.distributed import codecs
+from minillm.data import Dataset, prepare
+from minillm.distributed import Communicator, codecs, on_root
 from minillm.distributed.compression import Compressed, Plain
 from minillm.distributed.sync import STRATEGIES, Strategy
 from minillm.models.gpt import GPT
 from minillm.optim import SGD, Adam, AdamW, Optimizer, param_groups, schedule
 from minillm.optim.schedules import Schedule
 from minillm.train.config import Config, model_config
+
+
+def build_data(comm: Communicator, config: Config) -> Dataset:
+    """The text as tokens: rank 0 encodes it once, then every rank maps the same file."""
+
+    def load() -> Dataset:
+        return prepare(
+            config.data, config.tokenizer, config.vocab_size, config.val_fraction,
+            config.lowercase, config.dedup,
+        )  # fmt: skip
+
+    on_root(comm, lambda: load() and None)
+    return load()
 
 
 def build_model(config: Config, vocab_size: int) -> GPT:
@@ -28,12 +42,10 @@ def build_precision(config: Config) -> autocast:
     return autocast("bfloat16", enabled=config.dtype == "bfloat16")
 
 
-def build_optimizer(
-    config: Config, model: GPT, counted: Callable[[str], bool] = lambda name: True
-) -> Optimizer:
-    """The optimiser over `model`'s parameters, whose arrays it takes over; `counted` says which of
-    them enter the gradient norm on this rank."""
-    groups = param_groups(model, config.weight_decay, counted)
+def build_optimizer(config: Config, model: GPT, **about: Callable[[str], Any]) -> Optimizer:
+    """The optimiser over `model`'s parameters, whose arrays it takes over; `about` them, where the
+    model is split over ranks: `counted` and `shared`, as param_groups takes them."""
+    groups = param_groups(model, config.weight_decay, **about)
     if config.optimizer == "sgd":
         return SGD(groups, config.learning_rate, momentum=config.momentum)
     kind = AdamW if config.optimizer == "adamw" else Adam

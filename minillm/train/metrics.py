@@ -54,7 +54,6 @@ class StepTimer:
     """Speed since the last record: time spent in steps alone, without evaluation and saving.
 
     Args:
-        tokens: of a step, over all ranks.
         flops_per_token: forward and backward.
         peak: FLOP/s of all ranks together, what the MFU refers to.
         device: whose memory is recorded.
@@ -63,10 +62,10 @@ class StepTimer:
         steps: steps timed in all.
     """
 
-    def __init__(self, tokens: int, flops_per_token: int, peak: float, device: str = "cpu"):
+    def __init__(self, flops_per_token: int, peak: float, device: str = "cpu"):
         self.steps = 0
         self._device = device
-        self._tokens, self._flops, self._peak = tokens, flops_per_token * tokens, peak
+        self._flops, self._peak = flops_per_token, peak
         self._since, self._counted = time.monotonic(), 0
         self._exposed = self._exposed_before = 0.0
 
@@ -83,17 +82,22 @@ class StepTimer:
         yield
         self._since += time.monotonic() - start
 
-    def record(self) -> dict[str, float]:
+    def record(self, tokens: float) -> dict[str, float]:
         """Tokens a second, model FLOP utilisation (PaLM, arXiv 2204.02311, appendix B), share of
-        the step spent waiting for communication, and memory; counting starts again."""
+        the step spent waiting for sums of gradients or parameters over copies of the model, and
+        memory; counting starts again.
+
+        Args:
+            tokens: of a step, over all ranks that trained in it.
+        """
         seconds = (time.monotonic() - self._since) / self._counted
         exposed = (self._exposed - self._exposed_before) / self._counted / seconds
         self._since, self._counted = time.monotonic(), 0
         self._exposed_before = self._exposed
         return {
             "step_ms": seconds * 1e3,
-            "tokens_per_s": self._tokens / seconds,
-            "mfu": self._flops / seconds / self._peak,
+            "tokens_per_s": tokens / seconds,
+            "mfu": tokens * self._flops / seconds / self._peak,
             "exposed": exposed,
             "memory_mb": memory_mb(self._device),
         }

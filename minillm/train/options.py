@@ -92,7 +92,8 @@ class Config:
     tp: int = 1
     """Ranks that share each matrix: tensor parallelism."""
     pp: int = 1
-    """Stages of consecutive layers: pipeline parallelism, fed by micro-batches."""
+    """Stages of consecutive layers: pipeline parallelism. They work side by side only on several
+    micro-batches: set --micro_batch_size to a part of a copy's share of the batch."""
     sync: Literal["naive", "bucketed", "zero1", "local-sgd", "parameter-server"] = "bucketed"
     """How copies stay in step: gradients summed one by one after backward, or in buckets during it;
     zero1 also splits the optimiser's state; local-sgd averages parameters every --local_steps."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from minillm.distributed import all_reduce, on_root
+from minillm.distributed.checksum import blame
 from minillm.errors import UserError
 from minillm.train.progress import clock
 
@@ -101,21 +103,27 @@ def _command() -> str:
 
 
 def not_finite(
-    out: Path, step: int, seed: int, starts: np.ndarray, loss: float, norm: float, whose: str
-) -> None:
-    """Save what is needed to see the step again, and stop the run.
+    grid: Any, config: Any, out: Path, step: int, loss: float, norm: float,
+    mine: tuple[float, float], drawn: tuple[int, np.ndarray],
+) -> None:  # fmt: skip
+    """Save what is needed to see the step again, and stop the run: a collective of all ranks.
 
     Args:
-        whose: which ranks had what, in words.
+        loss, norm: of all ranks together.
+        mine: loss and gradient norm, or its square, of this rank.
+        drawn: number of this rank's first sample in the batch, and where its samples begin (n,).
 
     Raises:
         UserError: always, with where it was saved and what to try.
     """
+    _, whose = blame(grid.comm, *mine)
+    starts, (first, own) = np.full(config.batch_size, -1), drawn  # -1: nobody had that sample
+    starts[first : first + len(own)] = own
+    all_reduce(grid.dp, starts, "max")
     path = out / f"not-finite-step-{step}.json"
-    record = {"step": step, "seed": seed, "loss": repr(loss), "grad_norm": repr(norm)}
-    record["ranks"] = whose
-    record["starts"] = [int(start) for start in starts]
-    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    record = {"step": step, "seed": config.seed, "loss": repr(loss), "grad_norm": repr(norm)}
+    record |= {"ranks": whose, "starts": starts.tolist()}
+    on_root(grid.comm, lambda: path.write_text(json.dumps(record) + "\n", encoding="utf-8"))
     raise UserError(
         f"step {step}: loss is {loss} and gradient norm {norm} ({whose}); the batch is saved in"
         f" {path}. Try a lower --learning_rate, a longer --warmup_steps or a smaller --grad_clip"

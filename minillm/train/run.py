@@ -85,6 +85,8 @@ def _check_ranks(config: Config, ranks: int) -> None:
          " and needs --tp 1 --pp 1"),
         (split and config.balance != "equal", f"--balance {config.balance} measures whole models"
          " and needs --tp 1 --pp 1"),
+        (config.participation < 1 and config.balance == "dynamic", "--balance dynamic measures all"
+         f" ranks, but with --participation {config.participation} some do not train: take static"),
         (config.staleness and config.sync != "parameter-server", f"--staleness {config.staleness}"
          " is of --sync parameter-server alone"),
         (config.participation < 1 and config.sync != "local-sgd", "--participation"

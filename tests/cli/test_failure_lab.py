@@ -1,12 +1,18 @@
 """`minillm failure-lab`: bad input, and some faults for real, the killed run resumed."""
 
+import os
 import re
+import signal
+import threading
+import time
 
 import pytest
 
 from minillm.cli import failure_lab
-from minillm.cli.failure_lab import FAULTS
+from minillm.cli.checks.mpi import find_mpirun
+from minillm.cli.failure_lab import FAULTS, differences
 from minillm.cli.faults import Faulty
+from minillm.cli.launched import Launched
 from minillm.errors import UserError
 from tests.programs import minillm
 
@@ -29,11 +35,62 @@ def test_every_fault_is_documented_and_can_happen():
         (["flood"], "no fault 'flood': choose killed, "),
         (["hung", "--ranks", "1"], "--ranks 1"),
         (["--timeout", "0.2"], "--timeout 0.2"),
+        (["--timeout", "nan"], "--timeout nan"),
     ],
 )
 def test_bad_input(argv, says):
     with pytest.raises(UserError, match=re.escape(says)):
         failure_lab.main(argv)
+
+
+def test_a_resumed_run_is_compared_with_the_killed_one():
+    before = {step: 1 / step for step in range(1, 8)}
+    good = {step: 1 / step for step in range(1, 12)}
+    assert not differences(before, {**good, 5: 0.2 * (1 + 1e-5)}, 11, 2)
+    for wrong in ({**good, 6: 0.17}, {s: v for s, v in good.items() if s != 4}, {5: 0.2}):
+        assert differences(before, wrong, 11, 2)[0].startswith("--resume on 2 ranks: ")
+    assert differences({1: 1.0}, good, 11, 2)  # nothing to compare with
+
+
+MPIRUN = find_mpirun()
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install mpich")
+def test_a_report_that_names_another_rank_is_kept():
+    lines = "".join(f"minillm: watchdog: rank {rank} is gone\n" for rank in (0, 1))
+    program = ["-c", f"import sys; sys.stderr.write({lines!r})"]
+    seen = Launched(MPIRUN, 1, program, re.compile("rank 1 is gone"))
+    assert seen.reported and seen.wrong == "rank 0 is gone" and not seen.problems
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install mpich")
+def test_ctrl_c_leaves_no_rank(tmp_path):
+    pid, threads = tmp_path / "pid", threading.active_count()
+    hangs = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Launched(MPIRUN, 1, ["-c", hangs], None)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    deadline = time.monotonic() + 5
+    while _lives(int(pid.read_text())) or threading.active_count() > threads:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_some_faults_are_found_and_the_killed_run_goes_on():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from minillm.cli import proof_ranks, prove_ddp
 from minillm.errors import UserError
-from minillm.train.proof.cases import cases
-from minillm.train.proof.verdict import BAR, largest_difference, replicas_differ
+from minillm.train.proof.cases import Case, Stage, cases
+from minillm.train.proof.verdict import BAR, judge, largest_difference, load, replicas_differ
+from minillm.train.proof.worker import Seen
 
 SCRIPTS = Path(__file__).with_name("scripts")
 
@@ -52,7 +54,8 @@ def test_every_case_has_a_reference():
         (["--ranks", "2", "11"], "--ranks 11: a step has 10 samples"),
         (["--steps", "1"], "--steps 1: must be at least 2"),
         (["--only", "horses"], "--only horses: no case is called so, but naive"),
-        (["--out", "/nowhere/c.json"], "--out /nowhere/c.json: cannot write there"),
+        (["--out", "/nowhere/c.json"], "--out /nowhere/c.json: cannot write a file there"),
+        (["--out", "/"], "--out /: cannot write a file there"),
     ],
 )
 def test_bad_input(argv, says):
@@ -92,6 +95,52 @@ def test_only_arrays_that_several_ranks_hold_are_compared():
     assert not replicas_differ([step, step])
     worse = [step[0], {"norm": "y", "up, share 1": "b"}]
     assert replicas_differ([step, worse]) == "step 2: rank 1 has other bits of norm"
+
+
+@pytest.fixture
+def left(tmp_path):
+    """Writes what two ranks leave of a case: by rank, digests after each step."""
+    what = {"steps": 3, "grad_clip": 0.0}
+    case = Case("a case", "exact", what, (Stage(2, {}),))
+    reference = replace(case, kind="reference", stages=(Stage(1, {}),))
+
+    def write(name, *ranks, of=case):
+        folder = tmp_path / name
+        (folder / "stage-0").mkdir(parents=True)
+        (folder / "run").mkdir()
+        (folder / "run" / "metrics.jsonl").write_text('{"step": 3, "val_loss": 1.0}\n')
+        np.savez(folder / "stage-0" / "parameters.npz", a=np.ones((3, 2)))
+        for rank, digests in enumerate(ranks):
+            seen = Seen([{"a": digest} for digest in digests], 30, (1, 1), (1, 1))
+            (folder / "stage-0" / f"rank-{rank}.json").write_text(json.dumps(asdict(seen)))
+        return load(folder, of)
+
+    def verdict(*ranks):
+        name = str(len(list(tmp_path.iterdir())))
+        runs = [write(f"{name}-{again}", *ranks) for again in (0, 1)]
+        one = write(f"{name}-one", "xyz", of=reference)
+        return judge(case, runs, one)
+
+    return case, reference, write, verdict
+
+
+def test_what_is_not_there_proves_nothing(left):
+    *_, verdict = left
+    assert not verdict("xyz", "xyz").failed
+    for ranks, why in {
+        ("xyz",): "step 1: rank 1 had no parameters",  # on one rank, not on two
+        ("xyz", "xy"): "step 3: rank 1 had no parameters",
+        ("xy", "xy"): "2 steps were done, not 3",
+        ("", ""): "0 steps were done, not 3",
+    }.items():
+        assert verdict(*ranks).failed and verdict(*ranks).note == why
+
+
+def test_a_reference_that_does_not_train_fails(left):
+    _, reference, write, _ = left
+    stands = [write(name, "xyy", of=reference) for name in "ab"]
+    assert judge(reference, stands, None).note == "step 3 has changed nothing"
+    assert judge(reference, stands, None).failed
 
 
 # --- the real thing -------------------------------------------------------------------------------

@@ -89,6 +89,25 @@ def test_a_group_has_its_ranks_named_as_in_the_run(capfd):
     assert "rank 3 differs from ranks 1 and 2" in capfd.readouterr().err
 
 
+def test_all_ranks_of_a_grid_end_together(capfd):
+    """Those that hold other parts of the model waited for ranks that had ended, and failed."""
+    ended = []
+
+    def work(comm):
+        row, mine = split(comm, comm.rank % 2), arrays()
+        check_replicas(row, mine, 1, comm)
+        mine["a"][0] += comm.rank == 3
+        try:
+            check_replicas(row, mine, 2, comm)
+        except ReplicasDiffer as error:
+            ended.append((comm.rank, error.ranks))
+
+    run_threads(4, work)
+    assert sorted(ended) == [(0, []), (1, [1, 3]), (2, []), (3, [1, 3])]
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "ranks 1 and 3 differ from one another" in said
+
+
 def blamed(*numbers):
     results = run_threads(len(numbers), lambda comm: blame(comm, *numbers[comm.rank]))
     assert all(result == results[0] for result in results)

@@ -232,7 +232,7 @@ def test_a_run_on_other_ranks_goes_on_with_what_was_owed(name, size):
         np.testing.assert_allclose(accounted, went_in, rtol=0, atol=1e-12)
 
 
-def test_plain_sums_are_the_exact_ones_and_refuse_what_is_owed():
+def test_plain_sums_are_the_exact_ones():
     each = inputs(101, 3)
 
     def work(comm):
@@ -242,12 +242,8 @@ def test_plain_sums_are_the_exact_ones_and_refuse_what_is_owed():
         assert whole.tobytes() == want.tobytes()
         mine = run(Plain().reduce_scatter(comm, parts, tag=5))
         np.testing.assert_allclose(mine, chunk(comm, want), rtol=1e-14)
-        assert Plain().state_dict(comm) == {}
-        Plain().load_state_dict(comm, {})
 
     run_threads(3, work)
-    with pytest.raises(UserError, match="compression"):
-        Plain().load_state_dict(SingleProcess(), {"0": np.ones(3)})
 
 
 @pytest.mark.parametrize("n, dtype", [(10, np.float32), (9, np.float64)])

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from minillm.distributed import SingleProcess
-from minillm.distributed.diagnosis import PATIENCE, diagnose, table
+from minillm.distributed.diagnosis import PATIENCE, SILENT, diagnose, table
 from minillm.distributed.link import Link
 from minillm.distributed.observer import Observer
 from minillm.distributed.stragglers import _LOOKS, Stragglers
@@ -70,6 +70,13 @@ def test_a_silent_rank_is_to_blame_whatever_it_said_before():
     assert verdict.ranks == [1] and "does not go on in all_reduce #17" in verdict.line
     assert "it is silent for 6.0 s" in verdict.line
     assert found(states, {1: 2.0}) is None
+
+
+def test_a_short_silence_is_a_loaded_core():
+    """Of a rank that loads libraries on a crowded machine, under --watchdog 2."""
+    states = {0: rank_in(SUM, blocked=[1, 4.0]), 1: rank_in()}
+    assert diagnose(states, {0: 0.1, 1: 2.5}, [], 2.0) is None
+    assert diagnose(states, {0: 0.1, 1: SILENT}, [], 2.0).ranks == [1]
 
 
 def test_ranks_that_wait_for_one_another():
@@ -146,6 +153,23 @@ def test_an_observer_tells_standing_still_from_working():
         pass
     assert observer.state()["still"] == 0.0
     assert "test_watchdog.py" in observer.state()["where"]
+
+
+def test_who_is_let_go_no_longer_stands_still():
+    """Else a rank that has just come out of a long wait is blamed: others seem to be in it yet."""
+    comm, told = SingleProcess(), []
+    observer = Observer(comm)
+
+    def look():
+        for blocked in ((1, 0.0), (1, 0.0), (1, 0.0), None):
+            comm.flight.blocked = blocked
+            told.append(observer.state()["still"])
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert told[2] >= 0.1 and told[3] == 0
 
 
 def test_an_observer_names_the_line_of_the_program_not_the_librarys():
@@ -233,6 +257,12 @@ def watched(ranks, how, bad, seconds=1.5):
 def test_no_alarm(ranks, how):
     code, err, _, out = watched(ranks, how, 1, 2.5)
     assert code == 0 and out.endswith("ok\n") and not err, err
+
+
+def test_no_alarm_after_all_were_stopped_for_a_while():
+    """As by Slurm's suspend. Rank 1 waits, rank 0 sleeps, both for longer than the watchdog has."""
+    code, err, took, out = watched(2, "suspend", 0, 2.0)
+    assert code == 0 and out.endswith("ok\n") and not err and took > 6, err
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from minillm.distributed import SingleProcess, run_threads
-from minillm.parallel import whole
+from minillm.distributed import Compressed, SingleProcess, codecs, run_threads
+from minillm.distributed.sync import STRATEGIES
+from minillm.optim import AdamW, clip_grad_norm, param_groups
+from minillm.parallel import Grid, split_model, whole
+from minillm.parallel.splits import split_of
 from tests.parallel.training import MODELS, batch, build, run_step, share, train, train_alone
 from tests.programs import mpirun
 
@@ -70,6 +73,46 @@ def test_twenty_steps(alone, name, axes):
     for params, losses in results:
         np.testing.assert_allclose(losses, wanted_losses, rtol=1e-10)
         assert params is None or params is results[0][0]
+
+
+@pytest.mark.parametrize("axes", [(2, 2, 1), (2, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "kind, codec",
+    [("naive", "int8"), ("bucketed", "topk"), ("zero1", "int8"), ("local-sgd", "topk")],
+)
+def test_compression_leaves_shared_parameters_alike(alone, kind, codec, axes):
+    """What a codec makes of a number depends on the rest of its array, which other ranks have not:
+    norms of tensor-parallel ranks, and the ends of a tied table, went each their own way."""
+    model, *_ = alone("gpt2")
+
+    def work(comm):
+        grid = Grid(comm, *axes)
+        pipe = split_model(copy.deepcopy(model), grid)
+        optimizer = AdamW(param_groups(pipe.model, 0.1, pipe.counted, pipe.shared), 1e-2)
+        sums = Compressed(codecs.make(codec, ratio=0.1))
+        together = dict(model=grid.model, late=pipe.late, sum_late=pipe.sum_late)
+        sync = STRATEGIES[kind](grid.dp, optimizer, sums=sums, **together)
+        for step in range(4):
+            (ids, targets), rows = batch(model.config, step), slice(grid.dp.rank * 4, None, 2)
+            scale = 1 / sync.divisor(targets[rows].size, targets.size)
+            for kind_of, i in pipe.schedule(1):
+                if kind_of == "forward":
+                    pipe.forward(i, ids[rows], targets[rows], scale)
+                else:
+                    pipe.backward(i)
+            sync.finish()
+            pipe.losses()
+            sync.step(clip_grad_norm(optimizer.groups, 1.0, sync.total)[1])
+        sync.settle()
+        parts = {}
+        for name, p in pipe.model.named_parameters():
+            parts[name, grid.tp.rank if split_of(name, model.config) else 0] = p.data.tobytes()
+        return parts
+
+    first = {}
+    for parts in run_threads(math.prod(axes), work):
+        for key, data in parts.items():
+            assert first.setdefault(key, data) == data, key
 
 
 def test_one_rank_is_the_model_itself(alone):

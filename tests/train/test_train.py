@@ -105,6 +105,17 @@ def test_loss_that_is_not_finite_stops_with_the_batch(tmp_path, text):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_that_batch_is_what_each_rank_drew(tmp_path, text):
+    """With block sharding all ranks' samples were taken for rank 0's."""
+    args = ["--data", text, "--out", tmp_path / "run", "--batch_size", 4, "--sharding", "block"]
+    args += ["--optimizer", "sgd", "--learning_rate", 1e30, "--grad_clip", 0, *TINY]
+    assert mpirun(2, "train.py", *args).returncode == 2
+    (saved,) = (tmp_path / "run").glob("not-finite-step-*.json")
+    starts = json.loads(saved.read_text())["starts"]
+    half = 52 * 60 * 0.9 / 2  # the text to train on, in two blocks
+    assert len(starts) == 4 and max(starts[:2]) < half <= min(starts[2:]) + 16
+
+
 def test_default_folders_never_collide(tmp_path, text):
     args = ["--data", text, "--steps", 1, "--batch_size", 2, *TINY]
     for _ in range(2):

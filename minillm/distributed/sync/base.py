@@ -28,7 +28,7 @@ from minillm.distributed.tree import broadcast
 from minillm.optim import Optimizer, ParamGroup
 from minillm.tensor import Tensor
 
-OWED = "owed"
+OWED = "owed"  # in checkpoints, to sums of gradients
 
 
 class Strategy(ABC):
@@ -44,6 +44,8 @@ class Strategy(ABC):
 
     Attributes:
         exact: whether training equals that of one process on the whole batch, but for rounding.
+        owed: what checkpoints call what compressed sums still owe; only where it is called alike
+            can another strategy go on with it.
         replicas: whether all ranks have the same parameters after each step, to the bit.
         exposed_seconds: time in which this rank did nothing but communicate, so far.
         own_squares: the squared norm of this rank's own gradient in the last step, before it was
@@ -51,6 +53,7 @@ class Strategy(ABC):
     """
 
     exact = True
+    owed = OWED
     replicas = True
 
     def __init__(
@@ -119,7 +122,7 @@ class Strategy(ABC):
         return [(group, slice(0, group.flat.data.size)) for group in self.optimizer.groups]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The optimiser's, whole, and what compressed sums still owe, as "owed.NAME" for each
+        """The optimiser's, whole, and what compressed sums still owe, as "OWED.NAME" for each
         parameter: a collective. On rank 0; elsewhere of no use."""
         state = self.optimizer.state_dict(self.flat_state)
         if not isinstance(self.sums, Plain):
@@ -127,20 +130,22 @@ class Strategy(ABC):
             for tag, (group, part) in enumerate(self.stretches()):
                 flats[id(group)][part] = owed.get(str(tag), 0)
             for group in self.optimizer.groups:
-                state |= group.by_name(OWED, flats[id(group)])
+                state |= group.by_name(self.owed, flats[id(group)])
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a `state_dict`, saved on any number of ranks with any strategy."""
-        owed = {name: array for name, array in state.items() if name.startswith(f"{OWED}.")}
+        owed = {name: array for name, array in state.items() if name.startswith(OWED)}
         self.optimizer.load_state_dict({k: v for k, v in state.items() if k not in owed})
         if not owed:
             return
-        if isinstance(self.sums, Plain):
-            if self.comm.rank == 0:
-                env.say_once("no --compress any more: what it still owed to gradients is dropped")
+        same = next(iter(owed)).startswith(f"{self.owed}.")
+        if isinstance(self.sums, Plain) or not same:
+            if self.comm.rank == self.model.rank == 0:
+                why = "another --sync" if not same else "no --compress any more"
+                env.say_once(f"{why}: what compressed sums still owed is dropped")
             return
-        flats = {id(group): group.flattened(OWED, owed) for group in self.optimizer.groups}
+        flats = {id(group): group.flattened(self.owed, owed) for group in self.optimizer.groups}
         stretches = enumerate(self.stretches())
         parts = {str(tag): flats[id(group)][part] for tag, (group, part) in stretches}
         self.sums.load_state_dict(self.comm, parts)

@@ -51,6 +51,7 @@ class LocalSGD(Strategy):
     """
 
     exact = False
+    owed = "owed_changes"  # of parameters
     replicas = False  # but after an average
 
     def __init__(

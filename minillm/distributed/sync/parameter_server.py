@@ -56,6 +56,8 @@ class ParameterServer(Sharded):
         for group in self.optimizer.groups:
             group.shard([self.own(slice(0, group.flat.data.size))])
         self.exact = self.replicas = staleness == 0
+        if staleness:
+            self.owed = "owed_means"  # gradients of each rank's own mean, clipped
         self.stale = Stale(self.comm, self.optimizer, self.sums, staleness)
         self._share = 0.0  # of this rank in the tokens of the step
 

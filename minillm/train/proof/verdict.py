@@ -11,6 +11,7 @@ every step, and a second run must have the bits of the first.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,22 @@ class Kept:
     records: list[dict[str, Any]]
 
 
-def load(run: Path, stages: int, steps: int) -> Kept:
+def load(run: Path, case: Case) -> Kept:
     """What one run of a case left in its folder: "stage-0", ..., and "run", train.py's own."""
     parts, digests = [], []
-    for i in range(stages):
+    for i, stage in enumerate(case.stages):
         folder = run / f"stage-{i}"
         path = folder / "parameters.npz"
         parts.append(dict(np.load(path)) if path.exists() else {})
-        seen = [json.loads(p.read_text()) for p in sorted(folder.glob("rank-*.json"))]
-        digests += zip(*(s["digests"] for s in seen))  # by step: of each rank
+        paths = [folder / f"rank-{rank}.json" for rank in range(stage.ranks)]
+        seen = [json.loads(p.read_text()) if p.exists() else {} for p in paths]
+        # By step: of each rank, with {} where it was not there.
+        digests += zip_longest(*(s.get("digests", ()) for s in seen), fillvalue={})
     first, last = seen[0]["first_shares"], seen[0]["last_shares"]
     return Kept(
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
         [list(step) for step in digests],
-        round(max(s["bytes_sent"] for s in seen) / steps),
+        round(max(s.get("bytes_sent", 0) for s in seen) / case.what["steps"]),
         f"shares {first} -> {last}" if first != last else "",
         read(run / "run" / "metrics.jsonl"),
     )
@@ -120,6 +123,17 @@ def replicas_differ(digests: list[list[dict[str, str]]]) -> str:
     return ""
 
 
+def incomplete(digests: list[list[dict[str, str]]], steps: int) -> str:
+    """Why not all ranks were seen after all steps, or nothing: what is not there cannot differ."""
+    if len(digests) != steps:
+        return f"{len(digests)} steps were done, not {steps}"
+    for step, ranks in enumerate(digests, 1):
+        for rank, arrays in enumerate(ranks):
+            if not arrays:
+                return f"step {step}: rank {rank} had no parameters"
+    return ""
+
+
 def judge(case: Case, runs: list[Kept], reference: Kept | None) -> Verdict:
     """What its runs, one or two, prove.
 
@@ -127,6 +141,8 @@ def judge(case: Case, runs: list[Kept], reference: Kept | None) -> Verdict:
         reference: of the same `what`; none for kind "loss".
     """
     first = runs[0]
+    if case.kind != "loss" and (why := incomplete(first.digests, case.what["steps"])):
+        return failed(case, why)
     loss = next(record["val_loss"] for record in first.records if "val_loss" in record)
     verdict = Verdict(case.name, case.kind, case.ranks, loss=loss)
     if case.kind == "loss":
@@ -137,6 +153,10 @@ def judge(case: Case, runs: list[Kept], reference: Kept | None) -> Verdict:
     if case.slow >= 0:
         notes.append(first.shares or "the shares did not change: nothing was balanced")
     if case.kind == "reference":
+        for step, (before, after) in enumerate(zip(first.digests, first.digests[1:]), 2):
+            if before == after and not over:
+                over = True
+                notes.append(f"step {step} has changed nothing")
         if most := case.what["grad_clip"]:
             norms = [record["grad_norm"] for record in first.records if "grad_norm" in record]
             notes.append(f"clipped in {sum(n > most for n in norms)} of {len(norms)} steps")

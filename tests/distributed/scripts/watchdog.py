@@ -2,12 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import numpy as np
 
-from minillm.distributed import all_reduce, on_root, world
+from minillm.distributed import all_gather, all_reduce, on_root, world
 from minillm.distributed.watchdog import Watchdog
 from minillm.errors import UserError
 
@@ -22,6 +23,9 @@ def burn(duration):
 
 
 comm = world()
+pids = np.zeros(comm.size, np.int64)
+pids[comm.rank] = os.getpid()
+all_gather(comm, pids)
 all_reduce(comm, np.ones(1000))  # loads what it needs
 with Watchdog(comm, seconds) as dog:
     for step in range(12):
@@ -34,6 +38,11 @@ with Watchdog(comm, seconds) as dog:
                 comm.recv(array, (bad + 1) % comm.size, tag=7)
             if how in ("kill", "stop"):
                 os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+            if how == "suspend":  # a shell, which goes on itself: all stop, this rank the longest
+                ranks = " ".join(map(str, pids.tolist()))
+                words = f"kill -STOP {ranks}; sleep 6; kill -CONT {ranks.partition(' ')[2]}"
+                subprocess.Popen(["sh", "-c", f"{words}; sleep 0.3; kill -CONT {os.getpid()}"])
+                time.sleep(0.5)
             if how == "skip":
                 comm.barrier()
             if how == "shape":

@@ -1,5 +1,6 @@
 """Exact strategies equal one process on the whole batch; all keep ranks alike, and their state."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -85,6 +86,39 @@ def test_compressed_sums_leave_the_same_bits(kind, codec):
     start = train(SingleProcess(), "naive", steps=[]).flat
     moved, right = first.flat - start, alone("adamw").flat - start
     assert moved @ right > 0.5 * np.linalg.norm(moved) * np.linalg.norm(right)
+
+
+def compressed():
+    return Compressed(codecs.make("int8"))
+
+
+def owed(state):
+    return np.concatenate([a.reshape(-1) for name, a in state.items() if name.startswith("owed")])
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_one_rank_that_goes_on_pays_what_was_owed(kind):
+    saved, *_ = run_threads(3, lambda comm: train(comm, kind, steps=range(7), sums=compressed()))
+    after = train(SingleProcess(), kind, steps=[7], start=saved, sums=compressed())
+    without = {name: a * (not name.startswith("owed")) for name, a in saved.state.items()}
+    unpaid = train(SingleProcess(), kind, steps=[7], start=replace(saved, state=without))
+    assert owed(saved.state).any() and not owed(after.state).any()
+    assert not np.array_equal(after.flat, unpaid.flat)
+
+
+@pytest.mark.parametrize(
+    "before, after, kept",
+    [("zero1", "naive", True), ("local-sgd", "zero1", False), ("naive", "local-sgd", False)],
+)
+def test_what_is_owed_to_sums_of_something_else_is_dropped(before, after, kept):
+    """Local SGD owes changes of parameters: added to gradients, they would be any step at all."""
+    saved, *_ = run_threads(2, lambda comm: train(comm, before, steps=range(7), sums=compressed()))
+
+    def go_on(comm):
+        return train(comm, after, steps=[], start=saved, sums=compressed()).state
+
+    first, _ = run_threads(2, go_on)
+    assert owed(saved.state).any() and owed(first).any() == kept
 
 
 @pytest.mark.parametrize("kind", ["zero1", "parameter-server"])

@@ -12,8 +12,8 @@ kept = []
 build = train.build_optimizer
 
 
-def build_and_keep(config, *rest):
-    optimizer = build(config, *rest)
+def build_and_keep(config, *rest, **options):
+    optimizer = build(config, *rest, **options)
     kept.append(optimizer)
     return optimizer
 
