@@ -15,7 +15,7 @@ import os
 from collections import deque
 from sys import _getframe
 from time import perf_counter
-from types import CodeType, FrameType
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 KEPT = 256  # calls; a trace replaces `calls` by a deque without a limit
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Frames passed over on the way to who called: this package, the engine whose backward calls it.
+# Frames passed over on the way to who called: this package, the next, the engine that calls them.
 _PLUMBING = tuple(
-    os.path.join(_PACKAGE, name) for name in ("distributed" + os.sep, "autograd.py", "tensor")
+    os.path.join(_PACKAGE, name)
+    for name in ("distributed" + os.sep, "parallel" + os.sep, "autograd.py", "tensor")
 )
 
 
@@ -73,7 +74,8 @@ class Call:
     @property
     def source(self) -> str:
         """Who called: "train.py:113 main", the first frame outside this package."""
-        return place(self._code, _line(self._code, self._lasti))
+        code = self._code
+        return place(code.co_filename, _line(code, self._lasti), code.co_name)
 
     @property
     def what(self) -> str:
@@ -105,7 +107,9 @@ class Flight:
         call.number = counts[label] = counts.get(label, 0) + 1
         call.comm, call.name, call.tag, call.blocking = comm, name, tag, blocking
         call.shape, call.dtype = ((), None) if array is None else (array.shape, array.dtype)
-        frame = caller(_getframe(1))
+        frame = _getframe(1)
+        while _inside[frame.f_code.co_filename] and (back := frame.f_back):
+            frame = back
         call._code, call._lasti = frame.f_code, frame.f_lasti
         call.ended = None
         call.began = perf_counter()
@@ -138,18 +142,16 @@ class _Inside(dict):
 _inside = _Inside()
 
 
-def caller(frame: FrameType) -> FrameType:
-    """The first frame outside this package, from `frame` on outwards."""
-    while _inside[frame.f_code.co_filename] and (back := frame.f_back):
-        frame = back
-    return frame
+def is_plumbing(path: str) -> bool:
+    """Whether frames of this file are passed over on the way to who called."""
+    return _inside[path]
 
 
-def place(code: CodeType, line: int) -> str:
+def place(path: str, line: int, function: str) -> str:
     """ "train.py:113 main"; files of this repository with their folder."""
-    path, root = code.co_filename, os.path.dirname(_PACKAGE) + os.sep
+    root = os.path.dirname(_PACKAGE) + os.sep
     path = path[len(root) :] if path.startswith(root) else os.path.basename(path)
-    return f"{path}:{line} {code.co_name}"
+    return f"{path}:{line} {function}"
 
 
 def _line(code: CodeType, lasti: int) -> int:

@@ -2,23 +2,28 @@
 
 In: its flight recorder, and where its main thread stands. Out: a dictionary, sent as JSON.
 
-To stand still is to be at the same instruction, in the same collective, waiting for the same
-message if any, and to use next to no time of the processor.
+To stand still is to be at the same line, in the same collective, waiting for the same message if
+any, and to use next to no time of the processor.
+
+Where it stands is read from faulthandler, which writes it down at one go, without letting go of
+Python's lock. To walk another thread's frame objects while it runs crashes Python 3.11, rarely.
 """
 
+import faulthandler
 import linecache
 import os
-import sys
+import re
+import tempfile
 import threading
 import time
 from time import perf_counter
-from types import FrameType
 from typing import Any
 
 from minillm.distributed.comm import Communicator
-from minillm.distributed.flight import Call, caller, place
+from minillm.distributed.flight import Call, is_plumbing, place
 
 State = dict[str, Any]
+Frame = tuple[str, int, str]  # path, line, function
 
 _LIBRARY = os.path.dirname(os.__file__) + os.sep
 _SENT = 12  # of the latest calls
@@ -36,7 +41,8 @@ class Observer:
     def __init__(self, comm: Communicator):
         self.comm, self.busy = comm, ""
         self._main = threading.main_thread().ident
-        self._stack: list = []
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - for faulthandler, as long as this
+        self._at: tuple | None = None
         self._since = self._looked = perf_counter()
         self._used = 0.0
 
@@ -52,20 +58,16 @@ class Observer:
         now, flight = perf_counter(), self.comm.flight
         calls = list(flight.calls)
         current, blocked = flight.current(), flight.blocked
-        frame = sys._current_frames().get(self._main)
-        # One that was let go has moved, though news of those that wait for it may be older.
-        outside, stack = None, [(current and (current.comm.label, current.number), blocked)]
-        if frame is not None:
-            outside = caller(frame)  # a wait looks different at each look
-            while frame is not None:
-                frame = outside if len(stack) == 1 else frame.f_back
-                if frame is not None:
-                    stack.append((id(frame.f_code), frame.f_lasti))
+        stack = self._frames()
+        while len(stack) > 1 and is_plumbing(stack[0][0]):  # a wait looks different at each look
+            stack = stack[1:]
         used = _processor_seconds(self._main)
-        if stack != self._stack or used - self._used > _WORKS * (now - self._looked):
+        # One that was let go has moved, though news of those that wait for it may be older.
+        at = stack, current and (current.comm.label, current.number), blocked
+        if at != self._at or used - self._used > _WORKS * (now - self._looked):
             self._since = now
-        self._stack, self._used, self._looked = stack, used, now
-        where = _where(outside, now - self._since > _READ) if outside is not None else ""
+        self._at, self._used, self._looked = at, used, now
+        where = _where(stack, now - self._since > _READ) if stack else ""
         return {
             "calls": [_said(call) for call in calls[-_SENT:]],
             "in": current and _said(current),
@@ -75,23 +77,31 @@ class Observer:
             "busy": self.busy,
         }
 
+    def _frames(self) -> list[Frame]:
+        """Of the main thread, the innermost first."""
+        self._file.seek(0)
+        self._file.truncate()
+        faulthandler.dump_traceback(self._file)
+        self._file.seek(0)
+        text = self._file.read().decode(errors="replace")
+        _, _, after = text.partition(f"0x{self._main:016x} ")
+        lines = after.partition("hread 0x")[0]  # those of the threads that follow
+        return [(path, int(line), name) for path, line, name in _FRAME.findall(lines)]
 
-def _where(frame: FrameType, with_text: bool) -> str:
+
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+
+
+def _where(stack: list[Frame], with_text: bool) -> str:
     """The innermost line that is no library's, and what of a library it is in, if it is."""
-    inner = frame
-    while _is_library(frame.f_code.co_filename) and frame.f_back is not None:
-        frame = frame.f_back
-    line = _line(frame)
-    where = place(frame.f_code, line)
-    if frame is not inner:
-        where += f" (in {place(inner.f_code, _line(inner))})"
-    if with_text and (text := linecache.getline(frame.f_code.co_filename, line)):
+    own = next((i for i, frame in enumerate(stack) if not _is_library(frame[0])), -1)
+    path, line, name = stack[own]
+    where = place(path, line, name)
+    if own:
+        where += f" (in {place(*stack[0])})"
+    if with_text and (text := linecache.getline(path, line)):
         where += f": {text.strip()}"
     return where
-
-
-def _line(frame: FrameType) -> int:
-    return frame.f_lineno or frame.f_code.co_firstlineno  # some instructions have none
 
 
 def _is_library(path: str) -> bool:
