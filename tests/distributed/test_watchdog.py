@@ -161,6 +161,7 @@ def test_who_is_let_go_no_longer_stands_still():
     observer = Observer(comm)
 
     def look():
+        time.sleep(0.5)  # until the main thread waits for this one
         for blocked in ((1, 0.0), (1, 0.0), (1, 0.0), None):
             comm.flight.blocked = blocked
             told.append(observer.state()["still"])
