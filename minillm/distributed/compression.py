@@ -35,7 +35,7 @@ from minillm.device import Array, to_device, xp_of
 from minillm.distributed.allreduce import all_reduce
 from minillm.distributed.codecs import Codec
 from minillm.distributed.comm import Communicator
-from minillm.distributed.ring import chunk, reduce_scatter
+from minillm.distributed.ring import chunk, chunks, reduce_scatter
 from minillm.distributed.steps import Collective, Steps
 from minillm.distributed.tree import reduce
 from minillm.errors import UserError
@@ -54,8 +54,7 @@ class Plain:
 
     def encode(self, comm: Communicator, array: np.ndarray, tag: int = 0) -> list[np.ndarray]:
         """What to send to each rank in place of its chunk of `array` (n,): the chunk."""
-        p, n = comm.size, array.size
-        return [array[j * n // p : (j + 1) * n // p] for j in range(p)]
+        return chunks(comm, array)
 
     def room(self, part: np.ndarray) -> np.ndarray:
         """For what another rank sends in place of an array like this."""
@@ -220,8 +219,7 @@ def compressed_all_reduce(
 ) -> Steps[None]:
     """All of `array` becomes C(b): each chunk that of its rank."""
     yield from compressed_reduce_scatter.steps(comm, array, codec, owed, tag)
-    p, r, n = comm.size, comm.rank, array.size
-    parts = [array[j * n // p : (j + 1) * n // p] for j in range(p)]
+    p, r, parts = comm.size, comm.rank, chunks(comm, array)
     others = [(r + shift) % p for shift in range(1, p)]
     arrived = {j: _room(codec, parts[j]) for j in others}
     receives = {j: comm.irecv(arrived[j], j, tag) for j in others}

@@ -43,6 +43,12 @@ def chunk(comm: Communicator, array: Array) -> Array:
     return array[_span(comm, array)]
 
 
+def chunks(comm: Communicator, array: Array) -> list[Array]:
+    """The parts of `array` (n,) that all ranks sum, by rank."""
+    n, p = array.size, comm.size
+    return [array[r * n // p : (r + 1) * n // p] for r in range(p)]
+
+
 def _span(comm: Communicator, array: Array) -> slice:
     n, p, r = array.size, comm.size, comm.rank
     return slice(r * n // p, (r + 1) * n // p)

@@ -26,6 +26,7 @@ from minillm.device import Array
 from minillm.distributed.comm import Communicator
 from minillm.distributed.compression import Plain
 from minillm.distributed.reduction import OPS, combine_arriving, on_host
+from minillm.distributed.ring import chunks
 from minillm.distributed.steps import Collective, Steps, run
 from minillm.distributed.sync.sharded import Sharded
 from minillm.distributed.sync.stale import Stale
@@ -111,10 +112,10 @@ class ParameterServer(Sharded):
 @Collective
 def push(comm: Communicator, grad: Array, tag: int = 0) -> Steps[None]:
     """Add up part r of `grad` (n,) at rank r. Other parts stay as they are."""
-    p, r, n = comm.size, comm.rank, grad.size
+    p, r = comm.size, comm.rank
 
     def steps(host: Array) -> Steps[None]:
-        parts = [host[j * n // p : (j + 1) * n // p] for j in range(p)]
+        parts = chunks(comm, host)
         arriving = [(parts[r], j) for j in range(p) if j != r]
         sends = [(parts[j % p], j % p) for j in range(r + 1, r + p)]  # not all to rank 0 first
         yield from combine_arriving(comm, arriving, OPS["sum"], tag, sends)
@@ -125,8 +126,7 @@ def push(comm: Communicator, grad: Array, tag: int = 0) -> Steps[None]:
 @Collective
 def pull(comm: Communicator, data: Array, tag: int = 0) -> Steps[None]:
     """Give every rank part r of `data` (n,) of rank r, in place."""
-    p, r, n = comm.size, comm.rank, data.size
-    parts = [data[j * n // p : (j + 1) * n // p] for j in range(p)]
+    p, r, parts = comm.size, comm.rank, chunks(comm, data)
     others = [j % p for j in range(r + 1, r + p)]
     receives = [comm.irecv(parts[j], j, tag) for j in reversed(others)]  # r - 1 sends here first
     sends = [comm.isend(parts[r], j, tag) for j in others]
