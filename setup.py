@@ -2,6 +2,7 @@
 
 `kernels/` stays at the top level for its readers and is imported as `minillm.kernels` through the
 relative symlink minillm/kernels; namespace discovery follows the link into wheel and sdist alike.
+`tutorials/` comes along in the same way, for `minillm learn`.
 """
 
 from pathlib import Path
@@ -23,7 +24,8 @@ EXTRAS = {
     "cuda13": ["cupy-cuda13x[ctk]>=14", "numba-cuda[cu13]"],
     "toolkit": [requirement + _LINUX for requirement in _TOOLKIT],
     "bench": ["torch", "pytest", "pytest-benchmark"],
-    "test": ["hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "ruff"],
+    "docs": ["furo", "jupytext", "myst-parser", "sphinx>=8", "sphinxcontrib-mermaid"],
+    "test": ["hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "ruff", "sybil>=9"],
 }
 
 setup(
@@ -35,7 +37,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["minillm", "minillm.*"]),
-    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h", "*.cpp", "*.html"]},
+    package_data={"": ["py.typed", "*.md", "*.cu", "*.cuh", "*.h", "*.cpp", "*.html", "*.svg"]},
     install_requires=[
         "matplotlib>=3.8",
         "ml-dtypes>=0.4",

@@ -33,10 +33,12 @@ class Implementations:
         name: of the function in each.
         signature: arguments and results with shapes.
         dtypes: what cpu implementations handle.
+        added: functions by name that no file holds, a learner's say; for all dtypes and devices.
     """
 
     def __init__(self, package: str, name: str, signature: str, dtypes: tuple[str, ...]):
         self.package, self.name, self.signature, self.dtypes = package, name, signature, dtypes
+        self.added: dict[str, Callable] = {}
 
     def implementations(self) -> list[str]:
         """Names of the files that implement this kernel: the reference, then the others, by name.
@@ -72,6 +74,8 @@ class Implementations:
         return function
 
     def _function(self, name: str) -> Callable | None:
+        if name in self.added:
+            return self.added[name]
         if name == "cuda":
             steps = self.cuda_steps()
             return self._function(steps[-1]) if steps else None
@@ -104,7 +108,7 @@ class Implementations:
 
     def supports(self, name: str, dtype: str) -> bool:
         """Whether implementation `name` handles `dtype`; the reference handles all."""
-        if name == "reference":
+        if name == "reference" or name in self.added:
             return True
         if name == "numba_gpu":
             return dtype == "float32"

@@ -14,7 +14,7 @@ ORDER = [
     "errors", "env", "device", "random", "kernels", "ops", "autograd", "autocast", "tensor_inplace",
     "tensor_reductions", "tensor_shapes", "tensor_methods", "tensor", "tensor_functions",
     "functional", "gradcheck", "nn", "optim", "models", "data", "distributed", "parallel", "train",
-    "plan", "train.py", "cli",
+    "plan", "learn", "train.py", "cli",
 ]  # fmt: skip
 _COMPILERS = {"jit", "layout", "simd", "vmath", "numba_gpu", "numba_fibers", "numba_intrinsics"}
 ONLY_IN = {

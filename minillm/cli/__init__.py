@@ -13,6 +13,7 @@ from minillm.errors import UserError
 COMMANDS = {
     "generate": "sample text from a trained run",
     "data": "what is cached; encode a text now",
+    "learn": "the tutorials' exercises: start, check, hint, solution; train with your own code",
     "emulate": "run CUDA kernels on the CPU: races, sectors, bank conflicts, line by line",
     "prove-ddp": "train on one and on several ranks, and compare every bit that must agree",
     "failure-lab": "kill, hang and corrupt ranks of a run, and see what is reported",

@@ -111,7 +111,7 @@ def train_script() -> Path:
     """
     path = Path(__file__).resolve().parents[2] / "train.py"
     if not path.exists():
-        raise UserError(f"no {path}: the failure lab runs in a checkout of the repository")
+        raise UserError(f"no {path}: run this in a checkout of the repository")
     return path
 
 

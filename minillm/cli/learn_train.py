@@ -1,0 +1,110 @@
+"""`minillm learn train`: train.py with a learner's functions in the place of the engine's.
+
+    minillm learn train --use ch05 --use ch09 --steps 200      your functions
+    minillm learn train --use ch10=solution --ranks 2          the solution's; on two ranks
+
+Exercises that go into the engine must be right first. At the end each function's calls are counted.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from minillm.cli.faults import load_train
+from minillm.errors import UserError
+from minillm.learn.chapters import Chapter, chapter
+from minillm.learn.desk import Desk
+from minillm.learn.judge import judge, load
+from minillm.learn.plug import plugged
+
+
+def train(argv: list[str]) -> int:
+    """Parse --use and --ranks, and train; everything else is train.py's."""
+    uses, ranks, rest = _parse(argv)
+    if not uses:
+        raise UserError("say whose functions to train with: minillm learn train --use ch05")
+    if ranks > 1:
+        return _on_ranks(ranks, argv)
+    module = load_train()
+    from minillm.device import explain_out_of_memory
+    from minillm.distributed import world
+
+    comm = world()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        used = []
+        for of, solved in uses:
+            place = _solution(of, folder) if solved else Desk().place(of)
+            if not solved and comm.rank == 0:
+                _must_be_right(of, place)
+            used += stack.enter_context(plugged(of, load(of, place)))
+            whose = "the solution's" if solved else "your"
+            if comm.rank == 0:
+                names = ", ".join(dict.fromkeys(plug.function for plug in of.plugs))
+                print(f"{of.name}     {whose} {names}", flush=True)
+        stack.enter_context(explain_out_of_memory())
+        module.main(comm, rest)
+        if comm.rank == 0:
+            for each in used:
+                print(f"{each.plug.function}: {each.calls:,} calls, in {each.plug.place}")
+    return 0
+
+
+def _must_be_right(of: Chapter, place: Path) -> None:
+    """Refuse functions that their checks refuse: a wrong gradient trains for a while, too."""
+    if not place.is_dir():
+        raise UserError(
+            f"{of.name} is not started: minillm learn start {of.name},"
+            f" or take the solution's functions: --use {of.name}=solution"
+        )
+    for number in sorted({plug.exercise for plug in of.plugs}):
+        verdict = judge(of, place, number)
+        if verdict.state in ("wrong", "unwritten"):
+            raise UserError(
+                f"exercise {of.number}.{number} is not right yet: minillm learn check {of.name},"
+                f" or take the solution's functions: --use {of.name}=solution"
+            )
+
+
+def _solution(of: Chapter, folder: Path) -> Path:
+    place = folder / of.name
+    place.mkdir()
+    for file, text in of.solutions().items():
+        (place / file).write_text(text, encoding="utf-8")
+    return place
+
+
+def _parse(argv: list[str]) -> tuple[list[tuple[Chapter, bool]], int, list[str]]:
+    """(chapter, whether the solution's) for each --use; ranks; the other arguments."""
+    uses, ranks, rest, words = [], 1, [], iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option not in ("--use", "--ranks"):
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if option == "--ranks":
+            if not value.isdigit() or int(value) < 1:
+                raise UserError(f"--ranks {value!r}: write a number, as in --ranks 2")
+            ranks = int(value)
+            continue
+        name, equals, whose = value.partition("=")
+        if equals and whose != "solution":
+            raise UserError(f"--use {value}: write --use {name} or --use {name}=solution")
+        uses.append((chapter(name), whose == "solution"))
+    return uses, ranks, rest
+
+
+def _on_ranks(ranks: int, argv: list[str]) -> int:
+    """The same command under mpirun, without its --ranks."""
+    beside = Path(sys.executable).with_name("mpirun")
+    launcher = str(beside) if beside.exists() else shutil.which("mpirun")
+    if launcher is None:
+        raise UserError("no mpirun here: pip install 'minillm[mpi]'")
+    at = next(i for i, word in enumerate(argv) if word.split("=")[0] == "--ranks")
+    rest = argv[:at] + argv[at + (1 if "=" in argv[at] else 2) :]
+    command = [launcher, "-n", str(ranks), sys.executable, "-m", "minillm.cli", "learn", "train"]
+    return subprocess.run(command + rest).returncode

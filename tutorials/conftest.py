@@ -1,0 +1,7 @@
+"""The code in the chapters is run by the tests: `pytest tutorials/ch05_layer_norm`."""
+
+from sybil import Sybil
+
+from tests.fences import parse
+
+pytest_collect_file = Sybil(parsers=[parse], patterns=["ch*/README.md"]).pytest()
