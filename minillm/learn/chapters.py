@@ -1,6 +1,5 @@
 """The chapters in `tutorials/`: titles from their texts, exercises from beside them."""
 
-import functools
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -68,17 +67,21 @@ class Chapter:
         return files | {file: files[file].replace(wrong.find, wrong.replace)}
 
 
-@functools.cache
-def chapters() -> dict[str, Chapter]:
-    """All chapters by name, "ch05", in order.
+def folders() -> dict[str, Path]:
+    """Where each chapter is, by name, "ch05", in order.
 
     Raises:
         UserError: this installation has no tutorials.
     """
-    folders = [f for f in sorted(TUTORIALS.glob("ch*_*")) if (f / "exercises.py").exists()]
-    if not folders:
+    found = [f for f in sorted(TUTORIALS.glob("ch*")) if (f / "exercises.py").exists()]
+    if not found:
         raise UserError("no tutorials here: install from a clone of the repository")
-    return {folder.name[:4]: read(folder) for folder in folders if _FOLDER.fullmatch(folder.name)}
+    return {folder.name[:4]: folder for folder in found if _FOLDER.fullmatch(folder.name)}
+
+
+def chapters() -> dict[str, Chapter]:
+    """All chapters by name, "ch05", in order."""
+    return {name: read(folder) for name, folder in folders().items()}
 
 
 def chapter(word: str) -> Chapter:
@@ -88,10 +91,10 @@ def chapter(word: str) -> Chapter:
         UserError: there is none.
     """
     match = re.fullmatch(r"(?:ch)?(\d{1,2})(?:_\w*)?/?", word)
-    found = chapters().get(f"ch{int(match[1]):02d}") if match else None
-    if found is None:
-        raise UserError(f"no chapter {word!r}: choose one of {', '.join(chapters())}")
-    return found
+    name = f"ch{int(match[1]):02d}" if match else ""
+    if name not in folders():
+        raise UserError(f"no chapter {word!r}: choose one of {', '.join(folders())}")
+    return read(folders()[name])
 
 
 def read(folder: Path) -> Chapter:

@@ -38,7 +38,7 @@ def same(what: str, got: Any, wanted: Any, rtol: float = 1e-5, atol: float = 1e-
     else:
         a, b = got.astype(np.float64), wanted.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            near = np.abs(a - b) <= atol + rtol * np.abs(b)
+            near = (np.abs(a - b) <= atol + rtol * np.abs(b)) & np.isfinite(b)
         wrong = ~(near | (a == b) | (np.isnan(a) & np.isnan(b)))
     count = int(np.count_nonzero(wrong))
     if count:

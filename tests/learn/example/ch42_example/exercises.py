@@ -37,7 +37,7 @@ EXERCISES = (
         wrong=(
             Wrong("never ends", "n //= 2", "n = n", says="no answer after 2 s"),
             Wrong("one too many", "n > 1", "n > 0", says="halves(1) is 1, expected 0"),
-            Wrong("raises", "n //= 2", "n //= 0", says="rows.py:16: n //= 0"),
+            Wrong("raises", "n //= 2", "n //= 0", says="rows.py:15: n //= 0"),
             Wrong("crashes", "count = 0", "import os; os.abort()", says="signal SIGABRT"),
         ),
     ),

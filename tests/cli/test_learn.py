@@ -1,0 +1,120 @@
+"""`minillm learn` as a learner types it, from an empty folder."""
+
+import json
+
+import pytest
+
+from minillm.learn.chapters import chapter, chapters
+from tests.programs import minillm, mpirun
+
+FIRST = chapter("ch01")
+
+
+def learn(folder, *words):
+    return minillm("learn", *words, cwd=folder)
+
+
+def test_from_start_to_solution(tmp_path):
+    done = learn(tmp_path, "check", "ch01")
+    assert done.returncode == 2 and "minillm learn start ch01" in done.stderr
+    done = learn(tmp_path, "start", "ch01")
+    place = tmp_path / "learn/ch01"
+    assert done.returncode == 0 and "minillm learn check ch01" in done.stdout
+    assert sorted(p.name for p in place.iterdir()) == sorted(FIRST.files)
+    done = learn(tmp_path, "start", "1")
+    assert done.returncode == 2 and "started already" in done.stderr
+
+    done = learn(tmp_path, "check", "ch01")
+    assert done.returncode == 1 and done.stdout.count("· 1.") == len(FIRST.exercises)
+    assert "not written yet" in done.stdout and "minillm learn hint ch01 1" in done.stdout
+
+    done = learn(tmp_path, "solution", "ch01")
+    assert done.returncode == 0 and "replace this line" not in done.stdout
+    for file, text in FIRST.solutions().items():
+        assert text in done.stdout
+        (place / file).write_text(text, encoding="utf-8")
+    done = learn(tmp_path, "check", "ch01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("✓ 1.") == len(FIRST.exercises) and "all right" in done.stdout
+    done = learn(tmp_path, "list")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("ch01"))
+    assert "●" * len(FIRST.exercises) in line and line.endswith("done")
+    assert len(done.stdout.splitlines()) == len(chapters()) + 2
+
+    done = learn(tmp_path, "reset", "ch01")
+    kept = place / (FIRST.files[0] + ".1")
+    assert f"is kept as {kept.name}" in done.stdout
+    assert kept.read_text(encoding="utf-8") == FIRST.solutions()[FIRST.files[0]]
+    assert learn(tmp_path, "check", "ch01", "1").returncode == 1
+    done = learn(tmp_path, "reset", "ch01")
+    assert "kept" not in done.stdout and len(list(place.glob("*.1*"))) == len(FIRST.files)
+
+
+def test_hints_rise(tmp_path):
+    hints = FIRST.exercises[1].hints
+    for count in (1, 2, 3, 3):
+        done = learn(tmp_path, "hint", "ch01", "1.2")
+        assert [hint in done.stdout for hint in hints] == [i < count for i in range(3)]
+        assert ("minillm learn solution ch01" in done.stdout) is (count == 3)
+
+
+def test_damaged_progress_is_said(tmp_path):
+    (tmp_path / "learn").mkdir()
+    (tmp_path / "learn/progress.json").write_text("{")
+    done = learn(tmp_path, "list")
+    assert done.returncode == 2 and "progress.json is damaged: delete it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["strat"], "unknown command 'strat'"),
+        (["start"], "write it as: minillm learn start CHAPTER"),
+        (["check", "ch01", "9"], "ch01 has exercises 1 to"),
+        (["check", "ch77"], "no chapter 'ch77'"),
+        (["check", "ch01", "--fast"], "write it as"),
+        (["train"], "say whose functions"),
+        (["train", "--use", "ch77"], "no chapter 'ch77'"),
+        (["train", "--use", "ch05=mine"], "write --use ch05 or --use ch05=solution"),
+        (["train", "--use", "ch05", "--ranks", "x"], "--ranks 'x'"),
+        (["train", "--use", "ch05"], "ch05 is not started"),
+        (["train", "--use", "ch05=solution", "--nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line(words, says, tmp_path):
+    done = learn(tmp_path, *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "learn").exists()
+
+
+def test_training_refuses_functions_that_are_not_right(tmp_path):
+    assert learn(tmp_path, "start", "ch05").returncode == 0
+    done = learn(tmp_path, "train", "--use", "ch05", "--steps", "1")
+    assert done.returncode == 2 and "is not right yet: minillm learn check ch05" in done.stderr
+
+
+SHORT = [
+    "--steps=3", "--log_interval=1", "--eval_batches=1", "--sample_tokens=0", "--batch_size=4",
+    "--n_layer=1", "--n_embd=32", "--n_head=2", "--block_size=16",
+]  # fmt: skip
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
+@pytest.mark.parametrize("name", [name for name, of in chapters().items() if of.plugs])
+def test_training_with_the_solution_is_training(name, tmp_path):
+    """Its functions are called, and train what ours do, on two ranks."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    done = mpirun(2, "train.py", *SHORT, "--out", ours, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = ["train", "--use", f"{name}=solution", "--ranks", "2", *SHORT, "--out", theirs]
+    done = learn(tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = [line for line in done.stdout.splitlines() if " calls, in " in line]
+    assert len(counts) == len(chapter(name).plugs)
+    assert not any(": 0 calls" in line for line in counts), counts
+    assert losses(theirs) == pytest.approx(losses(ours), rel=1e-4)
