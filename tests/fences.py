@@ -11,7 +11,8 @@ Words after the language say more:
     needs=torch             skipped where that module, that program, or "gpu" is missing
     exit=1                  the exit code of a shell fence, 0 otherwise
     rtol=0.01               numbers in the output may differ so much; text may not
-    factor=10               ... or by so many times, for times and rates, which are of a machine
+    factor=10               ... or by so many times: times and rates, which are of a machine. With
+                            rtol beside it, only numbers with a unit (s, GB/s, %, MB ...) may
     limit=60                seconds that a shell fence may take
 
 `...` in an output stands for anything. Numbers must be equal where nothing is said.
@@ -42,8 +43,9 @@ _FENCE = re.compile(
     r"^(?P<ticks>```+)(?P<language>[\w+-]+)(?P<words>[^\n`]*)\n(?P<body>.*?)^(?P=ticks)[ \t]*$",
     re.M | re.S,
 )
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:(?::\d\d)+|(?:\.\d+)?(?:e[-+]?\d+)?)")
 _TOKEN = re.compile(rf"(\.\.\.|{_NUMBER.pattern})")
+_UNIT = re.compile(r" ?(?:[mun]?s|min|h|[kKMGT]?i?B(?:/s)?|[GT]?FLOP/s|tok/s|%|x|times)(?!\w)")
 _SILENT = {"text", "mermaid", "math", "json", "csv"}
 
 
@@ -167,14 +169,22 @@ def difference(printed: str, expected: str, words: dict[str, str]) -> str | None
     match = re.fullmatch(pattern, _lines(printed))
     if match is None:
         return f"expected:\n{expected}\nprinted:\n{printed}"
-    for wanted, got in zip(numbers, match.groups(), strict=True):
-        a, b = (float(number.replace(",", "")) for number in (wanted, got))
-        near = abs(a - b) <= rtol * abs(a) or (a * b > 0 and 1 / factor <= b / a <= factor)
-        if not near:
+    for i, wanted in enumerate(numbers, 1):
+        got = match[i]
+        a, b = _value(wanted), _value(got)
+        measured = "rtol" not in words or ":" in got or _UNIT.match(_lines(printed), match.end(i))
+        by = factor if measured else 1
+        if not (abs(a - b) <= rtol * abs(a) or (a * b > 0 and 1 / by <= b / a <= by)):
             return (
                 f"{got} is not near {wanted} ({words or 'equal'}) in what was printed:\n{printed}"
             )
     return None
+
+
+def _value(number: str) -> float:
+    """Of "1,024", "1e-3" or a time, "2:05"; seconds."""
+    minutes, _, seconds = number.replace(",", "").rpartition(":")
+    return float(seconds) + (60 * _value(minutes) if minutes else 0)
 
 
 def _pattern(token: str) -> str:

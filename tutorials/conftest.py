@@ -4,4 +4,4 @@ from sybil import Sybil
 
 from tests.fences import parse
 
-pytest_collect_file = Sybil(parsers=[parse], patterns=["ch*/README.md"]).pytest()
+pytest_collect_file = Sybil(parsers=[parse], patterns=["README.md", "tour.md"]).pytest()

@@ -105,16 +105,22 @@ def losses(folder):
     return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
 
 
-@pytest.mark.parametrize("name", [name for name, of in chapters().items() if of.plugs])
-def test_training_with_the_solution_is_training(name, tmp_path):
-    """Its functions are called, and train what ours do, on two ranks."""
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    done = mpirun(2, "train.py", *SHORT, "--out", ours, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """The losses of the engine's own functions, on two ranks."""
+    folder = tmp_path_factory.mktemp("ours")
+    done = mpirun(2, "train.py", *SHORT, "--out", folder / "run", cwd=folder)
     assert done.returncode == 0, done.stderr
-    words = ["train", "--use", f"{name}=solution", "--ranks", "2", *SHORT, "--out", theirs]
+    return losses(folder / "run")
+
+
+@pytest.mark.parametrize("name", [name for name, of in chapters().items() if of.plugs])
+def test_training_with_the_solution_is_training(name, ours, tmp_path):
+    """Its functions are called, and train what ours do."""
+    words = ["train", "--use", f"{name}=solution", "--ranks", "2", *SHORT, "--out", tmp_path / "a"]
     done = learn(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = [line for line in done.stdout.splitlines() if " calls, in " in line]
     assert len(counts) == len(chapter(name).plugs)
     assert not any(": 0 calls" in line for line in counts), counts
-    assert losses(theirs) == pytest.approx(losses(ours), rel=1e-4)
+    assert losses(tmp_path / "a") == pytest.approx(ours, rel=1e-4)

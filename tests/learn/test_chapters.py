@@ -7,7 +7,7 @@ import re
 import pytest
 
 from minillm.learn import holes
-from minillm.learn.chapters import folders, read
+from minillm.learn.chapters import TUTORIALS, folders, read
 from minillm.learn.judge import load
 from minillm.learn.plug import plugged
 from tests.learn.answers import judged, started_without_marks
@@ -100,3 +100,10 @@ def test_text_has_the_form_of_a_chapter(of):
         assert f"](../{CHAPTERS[neighbour].folder.name}/README.md)" in footer, "no way on"
     for exercise in of.exercises:
         assert exercise.title in text, f"the text does not mention {exercise.title!r}"
+
+
+@pytest.mark.parametrize("of", CHAPTERS.values(), ids=CHAPTERS)
+def test_contents_list_the_chapter(of):
+    contents = (TUTORIALS / "README.md").read_text(encoding="utf-8")
+    row = f"| [{of.name[2:]}]({of.folder.name}/README.md) | {of.title} | {of.minutes} |"
+    assert row in contents
