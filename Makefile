@@ -4,20 +4,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 RANKS ?= 4
 
-.PHONY: help train test bench lint clean
+.PHONY: help train test bench docs notebooks lint clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 train: $(VENV)/.mpi  ## set up, then train a small GPT on four ranks
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/python train.py $(ARGS)
 
-test: $(VENV)/.mpi $(VENV)/.test  ## set up, then run every test
+test: $(VENV)/.mpi $(VENV)/.test $(VENV)/.docs  ## set up, then run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.mpi $(VENV)/.test  ## measure every kernel against this machine's copy and GEMM rates
 	$(BIN)/python -m pytest bench/ --benchmark-only --benchmark-enable $(ARGS)
+
+docs: $(VENV)/.docs  ## build the site of the tutorials and the reference: build/site/index.html
+	$(BIN)/python tutorials/site/build.py
+
+notebooks: $(VENV)/.docs  ## the chapters as Jupyter notebooks: build/notebooks
+	$(BIN)/python tutorials/site/notebooks.py
 
 lint: $(VENV)/.test  ## style only
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

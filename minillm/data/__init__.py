@@ -1,8 +1,8 @@
 """Text to batches of tokens: corpora, cleaning, tokenizers, a cache of encoded text, a loader.
 
-dataset = prepare("shakespeare", tokenizer="char")
-loader = Loader(dataset.train, batch_size=12, block_size=64, seed=0)
-x, y = loader.batch(step=0, start=0, stop=12)  # both (12, 64)
+    dataset = prepare("shakespeare", tokenizer="char")
+    loader = Loader(dataset.train, batch_size=12, block_size=64, seed=0)
+    x, y = loader.batch(step=0, start=0, stop=12)  # both (12, 64)
 """
 
 from minillm.data.loader import Loader

@@ -183,7 +183,8 @@ class GPT(Module):
             ids: (B, T) integers in [0, V).
             targets: (B, T) the tokens that do come next; -100 where none is to be predicted.
             cache: from `new_cache`, for inference: `ids` continue what is in it, and are added to
-            it. reduction: of the loss over tokens: "mean", "sum" or "none" (B T,).
+                it.
+            reduction: of the loss over tokens: "mean", "sum" or "none" (B T,).
             keep_logits: False if only the loss is wanted: its gradient may take their memory.
 
         Returns:

@@ -118,7 +118,7 @@ class Module:
 
         Raises:
             UserError: lists the names missing, unexpected, and of another shape. Nothing is
-            changed.
+                changed.
         """
         own = dict(self.named_parameters())
         wrong = []

@@ -49,11 +49,12 @@ def sphinx(pages: Path, site: Path) -> int:
 
 
 def main() -> int:
-    """Into build/, or into the folder named on the command line."""
+    """Into build/, or into a folder outside the repository, named on the command line."""
     build = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build"
     lay_out(build / "pages")
     status = sphinx(build / "pages", build / "site")
-    print(f"open {build / 'site/index.html'}" if not status else "broken links or references: above")
+    index = build / "site/index.html"
+    print("there are broken links or references: see above" if status else f"open {index}")
     return status
 
 

@@ -3,13 +3,15 @@
 Building needs no network. The pages load MathJax and Mermaid from their CDN when they are read.
 """
 
-import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from pygments.lexers import get_all_lexers
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # autodoc documents this tree, not one installed elsewhere
-os.environ.setdefault("NO_COLOR", "1")
 
 project = "minillm"
 author = "the minillm authors"
@@ -18,12 +20,11 @@ html_theme = "furo"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-templates_path: list[str] = []
+smartquotes = False
 
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinxcontrib.mermaid",
@@ -33,11 +34,10 @@ extensions = [
 ]
 exclude_patterns = ["tutorials/site", "tests"]
 nitpicky = True  # a reference to what does not exist is a warning, and build.py makes it an error
-# Fences of languages that Pygments does not know stay plain; not every page is in a menu.
-suppress_warnings = ["misc.highlighting_failure", "toc.not_included"]
+suppress_warnings = ["misc.highlighting_failure"]  # excerpts need not be whole statements
 
 # GitHub's Markdown.
-myst_enable_extensions = ["alert", "amsmath", "dollarmath", "html_image", "tasklist"]
+myst_enable_extensions = ["amsmath", "dollarmath", "html_image", "tasklist"]
 myst_fence_as_directive = ["mermaid", "math"]
 myst_heading_anchors = 6
 myst_dmath_allow_digits = False  # "$5 or $6" is money
@@ -45,13 +45,30 @@ myst_dmath_allow_space = False
 myst_dmath_double_inline = True
 
 add_module_names = False
-autodoc_default_options = {"member-order": "bysource", "show-inheritance": True}
+autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
-maximum_signature_line_length = 88
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
+
+_LANGUAGES = {name for _, aliases, *_ in get_all_lexers() for name in aliases} | {"default", "none"}
+
+
+def _as_on_github(app: Any, doctree: nodes.document) -> None:
+    """Leave equations and fences of any language alone, and pages that no menu lists."""
+    for block in doctree.findall(nodes.math_block):
+        if not block.get("nowrap"):  # Sphinx would put several lines into an environment
+            block.children = [nodes.Text(rf"\[{block.astext()}\]")]
+            block["no-wrap"] = True
+    for block in doctree.findall(nodes.literal_block):
+        if block.get("language", "default") not in _LANGUAGES:
+            block["language"] = "text"
+    app.env.metadata[app.env.docname].setdefault("orphan", "")
+
+
+def setup(app: Any) -> None:
+    """Sphinx's hook."""
+    app.connect("doctree-read", _as_on_github)
 
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:

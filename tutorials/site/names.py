@@ -6,7 +6,7 @@ finds its page. A name that exists without a page, such as `numpy.ndarray`, is p
 does not exist is an error.
 """
 
-import builtins
+import functools
 import importlib
 import sys
 from typing import Any
@@ -14,9 +14,38 @@ from typing import Any
 from sphinx.roles import XRefRole
 from sphinx.util.nodes import make_refnode
 
+_OBJECTS = {"class", "exception", "function", "method", "module"}  # an attribute may be just 1
+
+
+@functools.cache
+def find(target: str, scopes: tuple[str, ...]) -> list[Any]:
+    """The object that `target` names, seen from the first of `scopes` that knows it; or none."""
+    for scope in scopes:
+        parts = [part for part in f"{scope}.{target}".split(".") if part]
+        for cut in range(len(parts), 0, -1):
+            found = _module(".".join(parts[:cut]))
+            try:
+                for name in parts[cut:]:
+                    found = getattr(found, name)
+            except AttributeError:
+                continue
+            if found is not None:
+                return [found]
+    return []
+
+
+def _module(name: str) -> Any:
+    """The module of that name, or None. Others' modules are not imported for being mentioned."""
+    if name in sys.modules or not name.startswith("minillm."):
+        return sys.modules.get(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
 
 class Name(XRefRole):
-    """A name that is a link if there is such a page: what backticks mean in docstrings."""
+    """What backticks mean in docstrings: a link if there is such a page."""
 
     def process_link(
         self, env: Any, refnode: Any, has_explicit_title: bool, title: str, target: str
@@ -27,54 +56,34 @@ class Name(XRefRole):
         return title, target.removesuffix("()")
 
 
-def find(target: str, scopes: list[str]) -> list[Any]:
-    """The object that `target` names, seen from each of `scopes`; empty if there is none."""
-    for scope in scopes:
-        parts = [part for part in f"{scope}.{target}".split(".") if part]
-        for cut in range(len(parts), 0, -1):
-            try:
-                found = _module(".".join(parts[:cut]))
-                for name in parts[cut:]:
-                    found = getattr(found, name)
-            except (ImportError, AttributeError):
-                continue
-            return [found]
-    return []
-
-
-def _module(name: str) -> Any:
-    if name in sys.modules:
-        return sys.modules[name]
-    return importlib.import_module(name)
-
-
-def _pages(env: Any) -> dict[int, Any]:
-    """The reference's entries by the identity of what they document."""
-    entries: dict[int, Any] = {}
-    for name, entry in env.get_domain("py").objects.items():
-        for found in find(name, [""]):
-            entries.setdefault(id(found), entry)
-    return entries
-
-
 class Resolver:
-    """Resolves what Sphinx could not; the table of pages is made when first needed."""
+    """Resolves what Sphinx could not."""
 
-    def __init__(self) -> None:
-        self.pages: dict[int, Any] = {}
+    @functools.cached_property
+    def entries(self) -> dict[int, Any]:
+        """The reference's entries, by the identity of what they document."""
+        return {
+            id(found): entry
+            for name, entry in self.env.get_domain("py").objects.items()
+            if entry.objtype in _OBJECTS
+            for found in find(name, ("",))
+        }
 
     def __call__(self, app: Any, env: Any, node: Any, text: Any) -> Any:
+        """A link, plain text, or None for what does not exist: Sphinx then complains."""
         soft = node["reftype"] == "name"
         if not soft and node.get("refdomain") != "py":
             return None
-        self.pages = self.pages or _pages(env)
+        self.env = env
         module, cls = node.get("py:module") or "", node.get("py:class") or ""
-        scopes = [f"{module}.{cls}", module, "minillm", builtins.__name__, ""]
-        found = find(node["reftarget"], [s for s in scopes if s] if soft else scopes)
-        entry = self.pages.get(id(found[0])) if found else None
-        if entry is not None and not isinstance(found[0], int | str | float | None.__class__):
-            docname = node.get("refdoc", env.docname)
-            return make_refnode(app.builder, docname, entry.docname, entry.node_id, [text])
+        scopes = (f"{module}.{cls}", module, "", "minillm", "builtins")
+        if node["reftype"] == "exc":  # it may be raised far from the page
+            scopes += tuple(sorted(name for name in sys.modules if name.startswith("minillm.")))
+        found = find(node["reftarget"], scopes)
+        entry = self.entries.get(id(found[0])) if found else None
+        if entry is not None:
+            here = node.get("refdoc", env.docname)
+            return make_refnode(app.builder, here, entry.docname, entry.node_id, [text])
         return text if soft or found else None
 
 

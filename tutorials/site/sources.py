@@ -21,7 +21,9 @@ from minillm.tutorials.site.names import find
 
 ROOT = Path(__file__).resolve().parents[2]
 _AS_THEY_ARE = {".gif", ".html", ".ipynb", ".jpg", ".pdf", ".png", ".svg"}
-_linked: set[str] = set()  # paths from the root, of this build: each build is a fresh process
+# Of this build, as each is a process of its own: paths from the root; menus by folder.
+_linked: set[str] = set()
+_menus: dict[str, str] = {}
 
 
 def page_of(path: str) -> str:
@@ -32,7 +34,7 @@ def page_of(path: str) -> str:
 
 def line_of(module: str, name: str) -> str | None:
     """The address of a definition in its source page, from a page one folder deep."""
-    for found in find(name, [module]):
+    for found in find(name, (module,)):
         found = inspect.unwrap(found.fget if isinstance(found, property) else found)
         try:
             file = Path(inspect.getsourcefile(found) or "").resolve()
@@ -65,13 +67,17 @@ def _rewrite(app: Any, doctree: nodes.document) -> None:
 
 def _pages(app: Any) -> Iterator[tuple[str, dict[str, str], str]]:
     """Every linked file and folder, and what is in those folders."""
+    for listener in list(app.events.listeners["html-page-context"]):
+        if listener.handler.__module__.startswith("sphinxcontrib.mermaid"):
+            app.disconnect(listener.id)  # no diagrams in these pages, and no script for them
     done: set[str] = set()
     while todo := sorted(_linked - done):
         for path in todo:
             done.add(path)
             file = app.srcdir / path
             body = _folder(app, path) if file.is_dir() else _file(app, file)
-            yield f"source/{path}", {"title": path, "body": f"<h1>{_trail(path)}</h1>{body}"}, "page.html"
+            title = f"<h1><code>{html.escape(path)}</code></h1>"
+            yield f"source/{path}", {"title": path, "body": title + body}, "page.html"
 
 
 def _file(app: Any, file: Path) -> str:
@@ -98,11 +104,18 @@ def _folder(app: Any, path: str) -> str:
     return f"<ul>{''.join(rows)}</ul>"
 
 
-def _trail(path: str) -> str:
-    return f"<code>{html.escape(path)}</code>"
+def _share_menu(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Pages that are not in the menu share it with those of their folder: it takes long to make."""
+    inside = {name for names in app.env.toctree_includes.values() for name in names}
+    if "toctree" in context and page not in inside:
+        menu, folder = context["toctree"], posixpath.dirname(page)
+        context["toctree"] = lambda **options: (
+            _menus[folder] if folder in _menus else _menus.setdefault(folder, menu(**options))
+        )
 
 
 def setup(app: Any) -> None:
-    """Sphinx's hook: ahead of the collector of downloads, whose place is 500."""
+    """Sphinx's hook: ahead of the collector of downloads and of the theme, whose place is 500."""
     app.connect("doctree-read", _rewrite, priority=400)
+    app.connect("html-page-context", _share_menu, priority=400)
     app.connect("html-collect-pages", _pages)
