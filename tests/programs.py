@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from minillm.cli.checks.process import user_environment
+
 ROOT = Path(__file__).parents[1]
 _MARK = "MINILLM_TEST_RUN"  # inherited by all: mpirun's children leave its process group
 
 
 def environment() -> dict[str, str]:
-    """The environment of a program started from another folder."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """The environment of a program started from another folder, with no threads chosen for it."""
+    return {**user_environment(), "PYTHONPATH": str(ROOT)}
 
 
 def run(

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 
-from minillm.cli.checks.process import marked
+from minillm.cli.checks.process import marked, user_environment
 from minillm.cli.faults import train_script
 
 _LIMIT = 240.0  # seconds: compiling the first time included
@@ -44,7 +44,7 @@ class Launched:
         process = subprocess.Popen(
             [str(word) for word in (mpirun, "-n", ranks, sys.executable, *program)], text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path, _MARK: mark}, start_new_session=True,
+            env={**user_environment(), "PYTHONPATH": path, _MARK: mark}, start_new_session=True,
         )  # fmt: skip
         late = threading.Timer(_LIMIT, self._too_long, (mark,))
         late.start()

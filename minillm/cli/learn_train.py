@@ -6,6 +6,7 @@
 Exercises that go into the engine must be right first. At the end each function's calls are counted.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from minillm.cli.faults import load_train
+from minillm.cli.checks.process import user_environment
+from minillm.cli.faults import load_train, train_script
 from minillm.errors import UserError
 from minillm.learn.chapters import Chapter, chapter
 from minillm.learn.desk import Desk
@@ -107,4 +109,7 @@ def _on_ranks(ranks: int, argv: list[str]) -> int:
     at = next(i for i, word in enumerate(argv) if word.split("=")[0] == "--ranks")
     rest = argv[:at] + argv[at + (1 if "=" in argv[at] else 2) :]
     command = [launcher, "-n", str(ranks), sys.executable, "-m", "minillm.cli", "learn", "train"]
-    return subprocess.run(command + rest).returncode
+    root = str(train_script().parent)  # and not a folder of that name where the user stands
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    env = {**user_environment(), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    return subprocess.run(command + rest, env=env).returncode
