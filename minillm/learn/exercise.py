@@ -55,9 +55,11 @@ class Plug:
             that is looked up each time it is used, "minillm.optim.adam:AdamW.update" say.
         adapt: makes of the learner's function one with the engine's signature, where they differ.
         exercise: number of the exercise that must be right first.
+        options: of train.py, without which the place is not passed: "--compress topk".
     """
 
     function: str
     place: str
     exercise: int
     adapt: Callable[[Callable], Callable[..., Any]] | None = None
+    options: str = ""

@@ -7,7 +7,7 @@ from minillm.learn import Exercise, Wrong, expect, same
 from minillm.learn.gpu import launch
 from minillm.learn.roofline import place
 
-FILES = ("roofline.py", "add.cu", "transpose.cu", "row_sums.cu")
+FILES = ("add.cu", "transpose.cu", "row_sums.cu", "roofline.py")
 
 
 def check_add(work):
@@ -55,6 +55,12 @@ def check_row_sums(work):
         moved = launch(file, "row_sums", N, sums, x, C)
         same(f"{case}: sums", sums, x.sum(-1, dtype=np.float64), rtol=1e-5, atol=1e-5)
     _least_sectors(case, moved, "load", x.size)
+    reads = moved["shared load"].requests // len(x) if "shared load" in moved else 0
+    expect(
+        reads < 64,
+        f"{case}: the warps of a block read shared memory {reads} times: a tree, in which half of"
+        " the threads add, then a quarter, ..., needs 17",
+    )
     N, C = 1 << 16, 1 << 10
     sums, x = np.zeros(N, np.float32), np.zeros((N, C), np.float32)
     return place(file, "row_sums", N, sums, x, C, flops=N * C)
@@ -77,6 +83,9 @@ def check_roofline(work):
             wanted = flops / peak if flops / peak > nbytes / rate else nbytes / rate
             what = f"least_seconds({flops:g}, {nbytes:g}), {case}"
             same(what, work.least_seconds(flops, nbytes, peak, rate), wanted)
+        flops, nbytes = np.array([120.0, 1.0]), np.array([5.0, 50.0])
+        got, wanted = work.least_seconds(flops, nbytes, peak, rate), [120 / peak, 50 / rate]
+        same(f"least_seconds of arrays, {case}", got, np.array(wanted))
 
 
 def _least_sectors(case, moved, kind, floats):
@@ -176,6 +185,18 @@ EXERCISES = (
                   file="row_sums.cu", says="divergent barrier"),
             Wrong("the last level forgotten", "half > 0", "half > 1", file="row_sums.cu",
                   says="x of shape (3, 128): sums[0] is"),
+            Wrong("thread 0 adds the threads' sums",
+                  "for (int half = THREADS / 2; half > 0; half /= 2) {\n        __syncthreads();\n"
+                  "        if (threadIdx.x < half) partial[threadIdx.x] +="
+                  " partial[threadIdx.x + half];\n    }",
+                  "__syncthreads();\n    if (threadIdx.x == 0)\n"
+                  "        for (int t = 1; t < THREADS; t++) partial[0] += partial[t];",
+                  file="row_sums.cu", says="read shared memory"),
+            Wrong("each warp adds to the row's sum when it comes",
+                  "if (threadIdx.x == 0) sums[blockIdx.x] = partial[0];",
+                  "if (threadIdx.x == 0) sums[blockIdx.x] = 0;\n    __syncthreads();\n"
+                  "    atomicAdd(sums + blockIdx.x, sum);",
+                  file="row_sums.cu", says="depends on the order in which the threads run"),
             Wrong("a short row is not guarded", "c < C", "c < max(C, THREADS)", file="row_sums.cu",
                   says="out of bounds"),
             Wrong("a piece of the row for each thread",
@@ -192,18 +213,22 @@ EXERCISES = (
             "A kernel of F operations and B bytes is done when both are: the slower one decides.",
             "Time is max(F / peak, B / rate). F over that time is the lower of two roofs, and they"
             " meet where peak = intensity * rate.",
-            "np.minimum(peak, intensity * rate) works for numbers and for arrays.",
+            "np.minimum(peak, intensity * rate) works for numbers and for arrays; np.maximum does"
+            " so for the two times.",
         ),
         wrong=(
-            Wrong("the higher roof", "np.minimum(", "np.maximum(",
+            Wrong("the higher roof", "np.minimum(", "np.maximum(", file="roofline.py",
                   says="attainable(0), peak 60, rate 5 is 60, expected 0"),
             Wrong("one after the other", "np.maximum(flops / peak, nbytes / rate)",
-                  "flops / peak + nbytes / rate",
+                  "flops / peak + nbytes / rate", file="roofline.py",
                   says="least_seconds(120, 5), peak 60, rate 5 is 3"),
             Wrong("ridge upside down", "return peak / rate", "return rate / peak",
+                  file="roofline.py",
                   says="ridge(67e12, 4.8e12) is 0.07164179, expected 13.95833"),
             Wrong("numbers only", "np.minimum(peak, intensity * rate)",
-                  "min(peak, intensity * rate)", says="ValueError"),
+                  "min(peak, intensity * rate)", file="roofline.py", says="ValueError"),
+            Wrong("seconds of numbers only", "np.maximum(flops / peak, nbytes / rate)",
+                  "max(flops / peak, nbytes / rate)", file="roofline.py", says="ValueError"),
         ),
     ),
 )  # fmt: skip

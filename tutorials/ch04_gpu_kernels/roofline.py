@@ -1,6 +1,7 @@
 """Chapter 4, exercise 4: the roofline model. What a machine can at best make of a kernel.
 
-Throughout: `peak` is FLOP/s, `rate` bytes/s of memory, `intensity` FLOP a byte; numbers or arrays.
+Throughout: `peak` is FLOP/s, `rate` bytes/s of memory, `intensity` FLOP a byte. All
+arguments may be numbers or arrays, and arrays give arrays.
 """
 
 import numpy as np
@@ -14,10 +15,7 @@ def ridge(peak, rate):
 
 
 def attainable(intensity, peak, rate):
-    """The most FLOP/s that a kernel of that intensity can reach (equation 5).
-
-    An array of intensities gives an array.
-    """
+    """The most FLOP/s that a kernel of that intensity can reach (equation 5)."""
     # hole 4: the lower of the two roofs
     return np.minimum(peak, intensity * rate)
     # end of hole

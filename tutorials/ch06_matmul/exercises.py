@@ -20,19 +20,22 @@ def check_blocked(work):
     for seed, (M, K, N) in enumerate(sizes):
         a, b = drawn(seed, (M, K), (K, N), dtype="float64")
         kept = a.copy(), b.copy()
-        same(f"c of ({M}, {K}) by ({K}, {N}), tile 8", work.blocked(a, b, 8), a @ b, 1e-12, 1e-12)
+        same(f"a ({M}, {K}), b ({K}, {N}), tile 8: c", work.blocked(a, b, 8), a @ b, 1e-12, 1e-12)
         same("a and b afterwards", (a, b), kept, 0, 0)
     a, b = drawn(7, (70, 130), (130, 65))
-    same("c of (70, 130) by (130, 65), tile 64", work.blocked(a, b), a @ b, 1e-4, 1e-4)
+    c = work.blocked(a, b)
+    same("a (70, 130), b (130, 65), tile 64: c", c, a @ b, 1e-4, 1e-4)
+    expect(c.dtype == a.dtype, f"a is {a.dtype}, but c is {c.dtype}")
     for M, K, N, tile in ((24, 40, 32, 8), (10, 6, 7, 4)):
         a, b = map(work.Slow, drawn(8, (M, K), (K, N)))
-        case = f"({M}, {K}) by ({K}, {N}) in tiles of {tile}"
-        same(f"c of {case}", work.blocked(a, b, tile), a.array @ b.array, 1e-4, 1e-5)
+        case = f"a ({M}, {K}), b ({K}, {N}), tile {tile}"
+        same(f"{case}: c", work.blocked(a, b, tile), a.array @ b.array, 1e-4, 1e-5)
         largest, most = max(a.largest, b.largest), tile * tile
         expect(largest <= most, f"{case}: one piece has {largest} elements, at most {most} fit")
         most = M * K * -(-N // tile) + K * N * -(-M // tile)
         got = a.fetched + b.fetched
         expect(got <= most, f"{case}: {got} elements were fetched, {most} are enough")
+        expect(got >= M * K + K * N, f"{case}: {got} elements were fetched: fetch tiles by slices")
     return f"{case}: {got} elements fetched"
 
 
@@ -42,7 +45,7 @@ def launched(work, name, M, K, N):
     c = np.full((M, N), np.nan, np.float32)
     grid = -(-N // 32), -(-M // 32)
     moved = launch(work.folder / f"{name}.cu", name, grid, c, a, b, M, N, K, block=(32, 32))
-    same(f"c of ({M}, {K}) by ({K}, {N})", c, a.astype(np.float64) @ b, 1e-4, 1e-5)
+    same(f"a ({M}, {K}), b ({K}, {N}): c", c, a.astype(np.float64) @ b, 1e-4, 1e-5)
     return moved
 
 
@@ -98,10 +101,10 @@ def check_backward(work):
     ):
         dc, a, b = drawn(seed, (*lead, M, N), (*lead, M, K), (K, N), dtype="float64")
         da, db = work.matmul_backward(dc, a, b)
-        case = f"for a {a.shape}, b {b.shape}"
+        case = f"a {a.shape}, b {b.shape}"
         rows = tuple(range(a.ndim - 1))
-        same(f"da {case}", da, np.tensordot(dc, b, (-1, 1)), 1e-12, 1e-12)
-        same(f"db {case}", db, np.tensordot(a, dc, (rows, rows)), 1e-12, 1e-12)
+        same(f"{case}: da", da, np.tensordot(dc, b, (-1, 1)), 1e-12, 1e-12)
+        same(f"{case}: db", db, np.tensordot(a, dc, (rows, rows)), 1e-12, 1e-12)
     rng, e = np.random.default_rng(9), 1e-6  # c = a b, a loss sum(dc * c): along random directions
     dc, a, b = drawn(9, (4, 3), (4, 5), (5, 3), dtype="float64")
     for name, x, dx in zip("ab", (a, b), work.matmul_backward(dc, a, b)):
@@ -141,10 +144,10 @@ def linear_backward(matmul_backward):
 
 BLOCKED = (
     Wrong("only the last tile of k counts", "j : j + tile] += left", "j : j + tile] = left",
-          "c of (20, 12) by (12, 17), tile 8[0, 0] is"),
+          "a (20, 12), b (12, 17), tile 8: c[0, 0] is"),
     Wrong("the edge is left out", "for j in range(0, N, tile)",
           "for j in range(0, N - N % tile, tile)",
-          "c of (3, 5) by (5, 7), tile 8[0, 0] is 0, expected"),
+          "a (3, 5), b (5, 7), tile 8: c[0, 0] is 0, expected"),
     Wrong("rows and columns of b's tile exchanged", "b[k : k + tile, j : j + tile]",
           "b[j : j + tile, k : k + tile]", "ValueError: matmul"),
     Wrong("whole rows of a fetched", "left = a[i : i + tile, k : k + tile]",
@@ -158,6 +161,13 @@ BLOCKED = (
           "                    right = b[k : k + tile, j : j + tile]\n"
           "                    c[r : r + 1, j : j + tile] += left @ right",
           "elements were fetched, 7680 are enough"),
+    Wrong("c always in float64", "np.zeros((M, N), a.dtype)", "np.zeros((M, N))",
+          "a is float32, but c is float64"),
+    Wrong("the array behind Slow multiplied", "            for k in range(0, K, tile):\n",
+          "            if hasattr(a, 'array'):\n"
+          "                return a.array @ b.array\n"
+          "            for k in range(0, K, tile):\n",
+          "0 elements were fetched: fetch tiles by slices"),
 )  # fmt: skip
 NAIVE = (
     Wrong("no guard", "    if (i >= M || j >= N) return;\n", "", "out of bounds: global read",
@@ -170,9 +180,9 @@ NAIVE = (
           "    int j = blockIdx.x * SIDE + threadIdx.y;\n", "a warp loads 33 sectors for each k",
           "naive.cu"),
     Wrong("the row length of b taken for a's", "b[k * N + j]", "b[k * K + j]",
-          "c of (32, 4) by (4, 32)[0, 0] is", "naive.cu"),
+          "a (32, 4), b (4, 32): c[0, 0] is", "naive.cu"),
     Wrong("added to what was in c", "c[i * N + j] = total", "c[i * N + j] += total",
-          "c of (32, 4) by (4, 32)[0, 0] is nan, expected", "naive.cu"),
+          "a (32, 4), b (4, 32): c[0, 0] is nan, expected", "naive.cu"),
 )  # fmt: skip
 TILED = (
     Wrong("no barrier after loading",
@@ -192,18 +202,18 @@ TILED = (
           " ? b[(k0 + column) * N + other] : 0;",
           "a warp's load touches 18 sectors, and 4 are enough", "tiled.cu"),
     Wrong("the product of the wrong tile row", "tile_a[row][k] * tile_b[k][column]",
-          "tile_a[k][column] * tile_b[row][k]", "c of (32, 32) by (32, 32)[0, 0] is", "tiled.cu"),
+          "tile_a[k][column] * tile_b[row][k]", "a (32, 32), b (32, 32): c[0, 0] is", "tiled.cu"),
 )  # fmt: skip
 BACKWARD = (
     Wrong("b not transposed", "dc @ b.T", "dc @ b", "ValueError: matmul"),
     Wrong("db transposed", "rows.T @ drows", "drows.T @ rows",
-          "db for a (3, 5), b (5, 4) has shape (4, 5), expected (5, 4)"),
+          "a (3, 5), b (5, 4): db has shape (4, 5), expected (5, 4)"),
     Wrong("a mean over rows", "return da, rows.T @ drows",
-          "return da, rows.T @ drows / max(len(rows), 1)", "db for a (3, 5), b (5, 4)[0, 0] is"),
+          "return da, rows.T @ drows / max(len(rows), 1)", "a (3, 5), b (5, 4): db[0, 0] is"),
     Wrong("leading dimensions not summed", "rows.T @ drows", "a.swapaxes(-1, -2) @ dc",
-          "db for a (2, 3, 5), b (5, 4) has shape (2, 5, 4), expected (5, 4)"),
+          "a (2, 3, 5), b (5, 4): db has shape (2, 5, 4), expected (5, 4)"),
     Wrong("leading dimensions folded into columns", "a.reshape(-1, a.shape[-1])",
-          "a.reshape(a.shape[-1], -1).T", "db for a (3, 5), b (5, 4)[0, 0] is"),
+          "a.reshape(a.shape[-1], -1).T", "a (3, 5), b (5, 4): db[0, 0] is"),
 )  # fmt: skip
 EXERCISES = (
     Exercise("Tiles on the CPU", check_blocked, wrong=BLOCKED, hints=(

@@ -61,7 +61,7 @@ def matmul_backward(dc, a, b):
         b: (K, N).
 
     Returns:
-        da (..., M, K) and db (K, N), equations (6) and (7).
+        da (..., M, K) and db (K, N), equations (5) and (6).
     """
     # hole 4: two products; for db, make one matrix of all rows first
     da = dc @ b.T

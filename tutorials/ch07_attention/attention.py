@@ -60,6 +60,9 @@ def absorb(state, s, v):
 def flash_forward(q, k, v, scale, causal=False, block=32):
     """As `attention`, but no array of T x S: a block of queries meets a block of keys.
 
+    Takes the blocks of scores from `scores`, below, and none of a pair of blocks in which no query
+    sees a key.
+
     Args:
         block: queries, and keys, a block. Neither T nor S need be a multiple.
 
@@ -94,8 +97,8 @@ def scores(q_i, k_j, i, j, causal):
 def flash_backward(dout, q, k, v, out, lse, scale, causal=False, block=32):
     """The gradients of q, k and v, from dout (..., T, D) and what the forward pass returned.
 
-    Computes each block of weights again from the scores and lse, equation (12); delta, equation
-    (7), from dout and out alone. No array of T x S.
+    Computes each block of weights again from `scores` and lse, equation (12); delta, equation (7),
+    from dout and out alone. No array of T x S, and no scores that `flash_forward` does not compute.
 
     Returns:
         dq (..., T, D), dk and dv (..., S, D).

@@ -275,5 +275,11 @@ PLUGS = (
     Plug("assign_buckets", f"{_DDP}:_buckets", 2, as_buckets),
     Plug("OverlappedSum", f"{_DDP}:DistributedDataParallel._complete", 3, as_hook),
     Plug("OverlappedSum", f"{_DDP}:DistributedDataParallel.finish", 3, as_finish),
-    Plug("checksum", "minillm.distributed.checksum:checksums", 4, as_checksums),
+    Plug(
+        "checksum",
+        "minillm.distributed.checksum:checksums",
+        4,
+        as_checksums,
+        "--checksum_interval 1",
+    ),
 )

@@ -27,7 +27,7 @@ def check_server(work):
         same("pushed", server.pushed, np.array(pushed))
         same("the gradient that was pushed", grad, given)
         same("what was pulled before a push", pulled, kept, 1e-12)
-        pulled[...] = 0
+        pulled[...] = server.pull()[...] = 0
         same("params after a worker changed what it had pulled", server.params, wanted, 1e-12)
     for staleness in (0, 1, 3):
         server = work.Server(first, workers=3, lr=0.1, staleness=staleness)
@@ -102,6 +102,8 @@ def check_top_k(work):
         expect(not larger, f"{case}: leaves out {rest.max(initial=0):.3f}, sends {least:.3f}")
     x = np.array([0.0, 2.0, -2.0, 0.0])
     same("magnitudes of top_k([0, 2, -2, 0], 1)", np.abs(work.top_k(x, 1)[0]), np.array([2.0]))
+    tiny = np.array([3e-30, -4e-30, 1e-30], np.float32)
+    same("values of top_k([3e-30, -4e-30, 1e-30], 1)", work.top_k(tiny, 1)[0], tiny[1:2], 0, 0)
 
     rng = np.random.default_rng(3)
     error, grads, sent = np.zeros(6), np.zeros(6), np.zeros(6)
@@ -129,13 +131,14 @@ def check_shares(work):
     given += [(int(rng.integers(p, 2 * p)), (rng.integers(1, 9, p) ** 3).tolist())
               for p in range(2, 9)]  # fmt: skip
     for batch, speeds in given:
-        got = np.asarray(work.shares(batch, [float(v) for v in speeds])).tolist()
-        case = f"shares({batch}, {speeds})"
-        expect(len(got) == len(speeds), f"{case} has {len(got)} numbers, expected {len(speeds)}")
+        array = np.asarray(work.shares(batch, [float(v) for v in speeds]))
+        got, case = array.tolist(), f"shares({batch}, {speeds})"
+        expect(array.shape == (len(speeds),), f"{case} is {got}, expected {len(speeds)} numbers")
         expect(sum(got) == batch, f"{case} is {got}: they add up to {sum(got)}")
         expect(min(got) >= 1, f"{case} is {got}: a rank has nothing to do")
         wanted = _shares(batch, speeds)
         expect(got == wanted, f"{case} is {got}, expected {wanted}")
+        expect(array.dtype.kind in "iu", f"{case} is {got}: samples are integers")
 
 
 def _shares(batch, speeds):
@@ -187,7 +190,8 @@ EXERCISES = (
         "A server that waits for few",
         check_server,
         hints=(
-            "What must be true of a worker that is ahead of the slowest by exactly `staleness`?",
+            "May a worker begin that is ahead of the slowest by exactly `staleness`? And what if a"
+            " worker writes to what it has pulled?",
             "`push` moves self.params by lr / workers of the gradient and adds 1 to one element of"
             " self.pushed; `pull` must not hand out the server's own memory.",
             "self.pushed[worker] - self.pushed.min() <= self.staleness",
@@ -247,6 +251,8 @@ EXERCISES = (
         wrong=(
             Wrong("the largest, not the largest magnitude", "np.abs(x), kind", "x, kind",
                   says="leaves out"),
+            Wrong("squares underflow", "np.argsort(np.abs(x)", "np.argsort(x * x",
+                  says="values of top_k([3e-30, -4e-30, 1e-30], 1)[0] is 1e-30, expected -4e-30"),
             Wrong("no feedback", "error[places] = 0", "error[...] = 0",
                   says="step 0: all that was sent, and the error"),
             Wrong("chooses from the gradient alone", "top_k(error, k)", "top_k(grad, k)",
@@ -268,6 +274,8 @@ EXERCISES = (
         wrong=(
             Wrong("rounds", "result[ranks] = np.floor(quota)", "return np.rint(quota)",
                   says="shares(10, [1, 1, 1]) is [3.0, 3.0, 3.0]: they add up to 9"),
+            Wrong("not integers", "int(n) for n in result", "float(n) for n in result",
+                  says="shares(10, [1, 1, 1]) is [4.0, 3.0, 3.0]: samples are integers"),
             Wrong("in proportion to times", "= np.asarray(speeds,", "= 1 / np.asarray(speeds,",
                   says="shares(16, [3, 1]) is [4, 12], expected [12, 4]"),
             Wrong("the rest to the first", "most[: batch_size - result.sum()]]] += 1",
@@ -285,7 +293,13 @@ EXERCISES = (
 )  # fmt: skip
 
 PLUGS = (
-    Plug("average", "minillm.distributed.sync.local_sgd:LocalSGD._average", 2, _average),
-    Plug("top_k", "minillm.distributed.codecs:TopK.encode", 3, _encode),
+    Plug(
+        "average",
+        "minillm.distributed.sync.local_sgd:LocalSGD._average",
+        2,
+        _average,
+        "--sync local-sgd",
+    ),
+    Plug("top_k", "minillm.distributed.codecs:TopK.encode", 3, _encode, "--compress topk"),
     Plug("shares", "minillm.distributed.balance:shares", 4),
 )

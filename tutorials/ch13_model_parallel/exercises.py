@@ -68,6 +68,8 @@ def check_forward(work):
             y = work.summed(comm, view(own))
             same(f"x of rank {comm.rank} after summed", own, whole + comm.rank)
             same(f"summed of {kind} x, rank {comm.rank}", y, view(3 * whole + 3), 1e-12)
+        kind = work.summed(comm, own.astype(np.float32)).dtype
+        expect(kind == np.float32, f"summed of a float32 x is {kind}")
 
     run_threads(3, sums)
     for ranks in (1, 2, 3):
@@ -76,8 +78,10 @@ def check_forward(work):
 
         def forward(comm, x=x, w1=w1, b1=b1, w2=w2, b2=b2, parts=parts):
             mine = parts[comm.rank]
-            y, saved = work.mlp_forward(comm, x, w1[mine], b1[mine], w2[:, mine], b2)
-            return y, saved, comm.bytes_sent
+            got = work.mlp_forward(comm, x, w1[mine], b1[mine], w2[:, mine], b2)
+            pair = isinstance(got, tuple) and len(got) == 2
+            expect(pair, "mlp_forward returns two things: y, (x, a, h)")
+            return *got, comm.bytes_sent
 
         got = run_threads(ranks, forward)
         for r, (y, saved, _) in enumerate(got):
@@ -103,15 +107,19 @@ def check_backward(work):
             given = dy.copy()
             got = work.mlp_backward(comm, given, (x, a, work.gelu(a)), w1[mine], w2[:, mine])
             same(f"dy of rank {comm.rank} afterwards", given, dy)
-            return got
+            return got, comm.bytes_sent
 
         got = run_threads(ranks, backward)
-        for r, arrays in enumerate(got):
+        for r, (arrays, _) in enumerate(got):
             mine = parts[r]
             wanted = whole[0], whole[1][mine], whole[2][mine], whole[3][:, mine], whole[4]
-            expect(len(arrays) == 5, f"mlp_backward returns {len(arrays)} arrays, expected 5")
+            five = isinstance(arrays, (tuple, list)) and len(arrays) == 5
+            expect(five, "mlp_backward returns five arrays: dx, dw1, db1, dw2, db2")
             for name, one, other in zip(("dx", "dw1", "db1", "dw2", "db2"), arrays, wanted):
                 same(f"{name} of rank {r} of {ranks}", one, other, 1e-9)
+        sent, most = sum(each[1] for each in got) // 8, 2 * (ranks - 1) * x.size
+        words = f"sent {sent} numbers in all, one sum of dx takes {most}"
+        expect(sent <= 1.5 * most, f"backward on {ranks} ranks: {words}")
 
 
 def check_schedule(work):
@@ -205,6 +213,8 @@ EXERCISES = (
                   says="y of rank 0 of 2[0, 0] is"),
             Wrong("b2 counted by every rank", "summed(comm, h @ w2.T) + b2",
                   "summed(comm, h @ w2.T + b2)", says="y of rank 0 of 2[0, 0] is"),
+            Wrong("always float64", 'x.copy(order="C")', 'x.astype(np.float64, order="C")',
+                  says="summed of a float32 x is float64"),
             Wrong("sums a copy of the copy", 'y = x.copy(order="C")', 'y = x.copy(order="K")',
                   says="summed of a transposed x"),
             Wrong("in place", 'y = x.copy(order="C")', "y = x", says="x of rank 0 after summed"),
@@ -227,6 +237,8 @@ EXERCISES = (
                   says="dx of rank 0 of 2[0, 0] is"),
             Wrong("dy summed, too", "da = dy @ w2", "da = summed(comm, dy) @ w2",
                   says="dx of rank 0 of 2[0, 0] is"),
+            Wrong("the mean of dy, which is dy", "da = dy @ w2",
+                  "da = summed(comm, dy) / comm.size @ w2", says="one sum of dx takes 30"),
             Wrong("db2 summed over ranks", "dy.sum(0)", "summed(comm, dy.sum(0))",
                   says="db2 of rank 0 of 2[0] is"),
             Wrong("slope after gelu", "gelu_slope(a)", "gelu_slope(h)",
@@ -266,6 +278,12 @@ EXERCISES = (
 )  # fmt: skip
 
 PLUGS = (
-    Plug("summed", "minillm.parallel.tensor:_summed", 3, lambda f: lambda x, comm: f(comm, x)),
+    Plug(
+        "summed",
+        "minillm.parallel.tensor:_summed",
+        3,
+        lambda f: lambda x, comm: f(comm, x),
+        "--tp 2",
+    ),
     Plug("schedule", "minillm.parallel.pipeline:schedule", 5),
 )

@@ -171,12 +171,11 @@ static void race(const char* what, const void* address, int kind, const void* pc
     uintptr_t full = ((uintptr_t)pc & ~0xffffffffull) | pc_low;
     if (full > (uintptr_t)pc + (1ull << 31)) full -= 1ull << 32;
     if (full + (1ull << 31) < (uintptr_t)pc) full += 1ull << 32;
-    long earlier = block_numbers[block_at(epoch_of(before))];
     int t = thread_of(before);
-    long x = block.grid[0], y = block.grid[1];
+    long earlier = block_numbers[block_at(epoch_of(before))], x = block.grid[0], y = block.grid[1];
     sprintf(other, "block (%ld,%ld,%ld) thread (%u,%u,%u)", earlier % x, earlier / x % y,
             earlier / (x * y), threads[t].index[0], threads[t].index[1], threads[t].index[2]);
-    fail("%s race on %s\n  %s: %s at {pc:%p}\n  %s: %s at {pc:%p}, with no barrier in between",
+    fail("%s race on %s\n  %s%s at {pc:%p}\n  %s: %s at {pc:%p}, with no barrier in between",
          what, place, other, did, (void*)full, who(*now, me), DOES[kind], pc);
 }
 
@@ -251,7 +250,7 @@ static inline void check(Cell& c, const char* a, int kind, const void* pc) {
         in_flight(a, kind, pc, c.write);
     if (!before<GLOBAL>(c.write, block.acquired) && !(atomic && c.write & ATOMIC))
         race(kind == EMU_READ ? "read-write" : "write-write", a, kind, pc, c.write, c.write_pc,
-             c.write & ATOMIC ? "atomic" : "write");
+             c.write & ATOMIC ? ": atomic" : ": write");
     if (kind == EMU_READ) {
         if (!GLOBAL && epoch_of(c.write) < block.block_start) {
             char me[96], place[200];
@@ -286,7 +285,8 @@ static inline void check(Cell& c, const char* a, int kind, const void* pc) {
     else
         mates = !before<GLOBAL>(r, block.acquired);
     if (others || mates)
-        race("read-write", a, kind, pc, r, c.read_pc, "read");
+        race("read-write", a, kind, pc, r, c.read_pc,  // of several, the last reader
+             before<GLOBAL>(r, block.acquired) ? " and other threads: read" : ": read");
     c.write = record(atomic ? ATOMIC : 0);
     c.write_pc = (uint32_t)(uintptr_t)pc;
 }

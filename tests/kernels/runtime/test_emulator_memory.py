@@ -44,6 +44,20 @@ for (int round = 0; round < 2; round++) {
     assert "planted.cu:7" in text and "planted.cu:9" in text
 
 
+@pytest.mark.parametrize("block", [32, 64])
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_a_race_whose_last_reader_is_the_writer_itself(tmp_path, order, block):
+    last = block - 1 if order == "forward" else 0
+    body = f"""__shared__ float s;
+if (threadIdx.x == 0) s = 1;
+__syncthreads();
+y[threadIdx.x] = s;
+if (threadIdx.x == {last}) s = 2;"""
+    text = fault(program(tmp_path, body), order, grid=1, block=block)
+    assert f"thread ({last},0,0) and other threads: read at" in text
+    assert f"thread ({last},0,0): write at" in text
+
+
 def test_two_writers_of_one_shared_word(tmp_path):
     body = "__shared__ float s;\ns = threadIdx.x;\n__syncthreads();\ny[threadIdx.x] = s;"
     text = fault(program(tmp_path, body))
