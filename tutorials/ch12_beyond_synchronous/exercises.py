@@ -292,14 +292,9 @@ EXERCISES = (
     ),
 )  # fmt: skip
 
+_AVERAGE = "minillm.distributed.sync.local_sgd:LocalSGD._average"
 PLUGS = (
-    Plug(
-        "average",
-        "minillm.distributed.sync.local_sgd:LocalSGD._average",
-        2,
-        _average,
-        "--sync local-sgd",
-    ),
+    Plug("average", _AVERAGE, 2, _average, "--sync local-sgd"),
     Plug("top_k", "minillm.distributed.codecs:TopK.encode", 3, _encode, "--compress topk"),
     Plug("shares", "minillm.distributed.balance:shares", 4),
 )
