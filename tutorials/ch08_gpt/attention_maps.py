@@ -1,7 +1,8 @@
 """Where each head of a trained run looks, and what the loss is without it: a table and a picture.
 
-    python tutorials/ch08_gpt/attention_maps.py runs/shakespeare-char-cpu maps.svg
+    python tutorials/ch08_gpt/attention_maps.py runs/shakespeare-char-cpu maps.svg 0.3 0.0 1.1
 
+Here the picture is of layer 0's head 3 and two others; without such words, of all heads.
 The weights of a head are averaged over validation samples: how much goes to the token before, to
 the token itself and to the first of the context, and how spread out they are (entropy over that of
 equal weights). A head is taken out by setting its columns of the output matrix to zero.
@@ -23,7 +24,7 @@ from minillm.train import checkpoint
 from minillm.train.build import build_model
 from minillm.train.config import from_checkpoint
 
-SHOWN = 40  # tokens of the picture
+SHOWN = 32  # tokens of the picture
 
 
 def load(run):
@@ -98,34 +99,33 @@ def losses(model, batches):
     return loss(), without
 
 
-def draw(maps, tokens, file):
-    """maps (L, H, T, T) as heat maps, one row of them a layer, black for 1 and white for 0.
+def draw(maps, heads, tokens, file):
+    """Heat maps of some heads of maps (L, H, T, T), black for 1 and white for 0, up to 4 in a row.
 
     A row of a map is a query, a column a key: row "t" shows what "t" looks at.
     """
-    L, H, T, _ = maps.shape
-    cell, gap, left, top = 4, 14, 14, 12  # in units of the picture
-    size = cell * T
-    width, height = left + H * (size + gap), top + L * (size + gap) + 6
+    cell, gap, left, top = 8, 12, 12, 18  # in units of the picture
+    size, columns = cell * len(tokens), min(len(heads), 4)
+    width, height = left + columns * (size + gap), -(-len(heads) // columns) * (size + top + 12)
     texts, images = [], []
-    for layer, head in np.ndindex(L, H):
-        x, y = left + head * (size + gap), top + layer * (size + gap)
-        texts.append(f'<text x="{x}" y="{y - 3}" font-size="7">layer {layer}, head {head}</text>')
+    for i, (layer, head) in enumerate(heads):
+        x, y = left + i % columns * (size + gap), top + i // columns * (size + top + 12)
+        texts.append(f'<text x="{x}" y="{y - 5}" font-size="11">layer {layer}, head {head}</text>')
         place = f'x="{x}" y="{y}" width="{size}" height="{size}"'
         shades = _png(maps[layer, head])
         images.append(
             f'<image {place} href="{shades}" style="image-rendering:pixelated"/>'
-            f'<rect {place} fill="none" stroke="#bbb" stroke-width=".4"/>'
+            f'<rect {place} fill="none" stroke="#bbb" stroke-width=".6"/>'
         )
-        for i, token in enumerate(map(html.escape, tokens)):
-            at = cell * i + cell / 2
-            if head == 0:
-                texts.append(f'<text x="{x - 5}" y="{y + at + 1.5:g}">{token}</text>')
-            if layer == L - 1:
-                texts.append(f'<text x="{x + at - 1:g}" y="{y + size + 5}">{token}</text>')
+        for k, token in enumerate(map(html.escape, tokens)):
+            at = cell * k + 1.5
+            texts.append(f'<text x="{x + at}" y="{y + size + 8}">{token}</text>')
+            if i % columns == 0:
+                texts.append(f'<text x="{x - 8}" y="{y + at + 5}">{token}</text>')
     Path(file).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        ' font-family="monospace" font-size="4"><rect width="100%" height="100%" fill="white"/>'
+        f' height="{height}" font-family="monospace" font-size="8">'
+        '<rect width="100%" height="100%" fill="white"/>'
         + "\n".join([*texts, *images, "</svg>\n"]),
         encoding="utf-8",
     )
@@ -141,7 +141,7 @@ def _png(weights):
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def main(run, file):
+def main(run, file, *heads):
     model, data = load(run)
     T = model.config.block_size
     loader = Loader(data.val, 16, T, seed=1)
@@ -155,7 +155,8 @@ def main(run, file):
         print(f"{layer:5} {head:4}{numbers} {without[layer, head] - loss:+16.3f}")
     ids = np.asarray(data.val[: min(T, SHOWN)], np.int64)[None]
     tokens = [data.tokenizer.decode([i]).replace("\n", "↵") for i in ids[0]]
-    draw(weights(model, ids)[:, 0], tokens, file)
+    heads = [tuple(map(int, head.split("."))) for head in heads] or list(np.ndindex(without.shape))
+    draw(weights(model, ids)[:, 0], heads, tokens, file)
     print(f"{file}: {''.join(tokens)!r}")
 
 

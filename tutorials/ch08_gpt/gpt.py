@@ -33,7 +33,8 @@ def merge_heads(x):
 
 
 def attention(q, k, v):
-    """Causal attention: q (B, H, T, D), k and v (B, H, S, D) with S >= T -> (B, H, T, D).
+    """Causal attention: q (B, H, T, D), k and v (B, H, S, D) with S >= T -> (B, H, T, D), of the
+    dtype of q, also where scores are so large that their exponentials overflow.
 
     softmax(q k^T / sqrt(D)) v, where the T queries are those of the last T of the S tokens: query i
     stands at position S - T + i and sees the keys of positions 0 to S - T + i, itself included.

@@ -44,14 +44,10 @@ def check_adamw(work):
 
 
 def check_schedule(work):
-    for warmup, total, floor in (
-        (10, 110, 0.1),
-        (0, 8, 0.0),
-        (1, 3, 0.5),
-        (4, 4, 0.2),
-        (0, 0, 0.3),
-    ):
+    cases = (10, 110, 0.1), (0, 8, 0.0), (1, 3, 0.5), (4, 4, 0.2), (0, 0, 0.3)
+    for warmup, total, floor in cases:
         factor = work.warmup_cosine(warmup, total, floor)
+        expect(callable(factor), f"warmup_cosine must return a function, not {factor!r}")
         for step in sorted({0, 1, warmup - 1, warmup, (warmup + total) // 2, total - 1, total,
                             total + 1, 10 * total + 5} - {-1}):  # fmt: skip
             if step < warmup:
@@ -61,11 +57,8 @@ def check_schedule(work):
             else:
                 angle = math.pi * (step - warmup) / (total - warmup)
                 wanted = floor + (1 - floor) * 0.5 * (1 + math.cos(angle))
-            same(
-                f"warmup={warmup}, total={total}, floor={floor}: factor({step})",
-                factor(step),
-                wanted,
-            )
+            case = f"warmup={warmup}, total={total}, floor={floor}: factor({step})"
+            same(case, factor(step), wanted)
 
 
 def check_clip(work):
@@ -82,11 +75,14 @@ def check_clip(work):
     same("float32 gradients of 1e25: result", work.clip_grad_norm(huge, 1.0), (2e25, 5e-26))
     many = [np.full(1000, 1e-3, np.float32)] * 10
     same("10,000 gradients of 0.001: norm", work.clip_grad_norm(many, 1.0)[0], 0.1, 1e-6)
+    tiny = [np.full(4, 1e-6)]  # of norm 2e-6
+    same("gradients of 1e-6: result", work.clip_grad_norm(tiny, 1e-6), (2e-6, 1 / 3))
     same("gradients of 0, max_norm=1: result", work.clip_grad_norm([np.zeros(3)], 1.0), (0.0, 1.0))
     same("no gradients: result", work.clip_grad_norm([], 1.0), (0.0, 1.0))
     for bad in (math.inf, -math.inf, math.nan):
-        got = work.clip_grad_norm([np.ones(2), np.array([0.0, bad])], 1.0)
-        same(f"a gradient of {bad}: result", got, (abs(bad), 0.0))
+        for limit in (1.0, math.inf):
+            got = work.clip_grad_norm([np.ones(2), np.array([0.0, bad])], limit)
+            same(f"a gradient of {bad}, max_norm={limit}: result", got, (abs(bad), 0.0))
 
 
 def check_dropout(work):
@@ -105,17 +101,14 @@ def check_dropout(work):
             same(f"{dtype}, p={p}: dropout_backward", dx, np.where(kept, dy * scale, 0.0))
     x = np.array([np.inf, np.nan, -np.inf, 1.0] * 5)
     kept = work.uniform(x.shape, 6) >= 0.5
-    same(
-        "infinite numbers and NaN, p=0.5: dropout",
-        work.dropout(x, 0.5, 6),
-        np.where(kept, x * 2, 0),
-    )
+    got = work.dropout(x, 0.5, 6)
+    same("infinite numbers and NaN, p=0.5: dropout", got, np.where(kept, x * 2, 0))
 
 
 def check_bfloat16(work):
     import ml_dtypes
 
-    bits = np.random.default_rng(3).integers(0, 1 << 32, 100_000, np.uint32)
+    bits = np.random.default_rng(3).integers(0, 1 << 32, (100, 1000), np.uint32)
     upper = np.arange(0, 1 << 32, 1 << 16, dtype=np.uint32)
     ties = upper | np.uint32(0x8000)
     special = np.array([0, -0.0, np.inf, -np.inf, 1e-45, 3.4e38, 1 + 2**-9, 1 + 3 * 2**-8], "f4")
@@ -126,12 +119,13 @@ def check_bfloat16(work):
         got = work.to_bfloat16(given)
         with np.errstate(invalid="ignore"):
             wanted = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+        shape = np.shape(got)
+        expect(shape == x.shape, f"{name}: to_bfloat16 has shape {shape}, expected {x.shape}")
         expect(got.dtype == np.float32, f"{name}: to_bfloat16 is {got.dtype}, expected float32")
-        for i in np.flatnonzero(~((got == wanted) | (np.isnan(got) & np.isnan(wanted))))[:1]:
-            same(f"{name}: to_bfloat16({x[i]!r})", got[i], wanted[i], 0, 0)
-        same(
-            "signs of zeros: signbit", np.signbit(got[wanted == 0]), np.signbit(wanted[wanted == 0])
-        )
+        for i in np.argwhere(~((got == wanted) | (np.isnan(got) & np.isnan(wanted))))[:1].tolist():
+            same(f"{name}: to_bfloat16({x[tuple(i)]!r})", got[tuple(i)], wanted[tuple(i)], 0, 0)
+        zero = wanted == 0
+        same("signs of zeros: signbit", np.signbit(got[zero]), np.signbit(wanted[zero]))
         expect(np.array_equal(given.view("u4"), x.view("u4")), "to_bfloat16 must leave x alone")
 
 
@@ -199,7 +193,11 @@ EXERCISES = (
             Wrong("small gradients scaled up", "min(1.0, max_norm / (norm + 1e-6))",
                   "(max_norm / (norm + 1e-6))", says="max_norm=100.0: result[1] is"),
             Wrong("NaN lets the step through", "if not math.isfinite(norm)", "if norm == math.inf",
-                  says="a gradient of nan: result[1] is"),
+                  says="a gradient of nan, max_norm=1.0: result[1] is"),
+            Wrong("infinity lets it through where nothing is clipped", "not math.isfinite(norm)",
+                  "math.isnan(norm)", says="a gradient of inf, max_norm=inf: result[1] is"),
+            Wrong("the size of gradients of one array alone", "for g in grads))",
+                  "for g in grads[:1]))", says="max_norm=1.0: result[0] is"),
         ),
     ),
     Exercise(
@@ -243,6 +241,9 @@ EXERCISES = (
                   "np.uint32(0x8000)", says="halfway numbers: to_bfloat16("),
             Wrong("halfway always down", " + (bits >> np.uint32(16) & np.uint32(1))", "",
                   says="special numbers: to_bfloat16(np.float32(1.0117188)) is 1.007812"),
+            Wrong("one long row", "return np.where(np.isnan(x), x, rounded.view(np.float32))",
+                  "return np.where(np.isnan(x), x, rounded.view(np.float32)).ravel()",
+                  says="any bits: to_bfloat16 has shape (100000,), expected (100, 1000)"),
             Wrong("NaN rounded like a number", "np.where(np.isnan(x), x, rounded.view(np.float32))",
                   "rounded.view(np.float32)", says="expected nan"),
         ),
@@ -274,5 +275,5 @@ PLUGS = (
     Plug("adamw", "kernel adamw", 1),
     Plug("warmup_cosine", "minillm.train.build:schedule", 2, _schedule),
     Plug("clip_grad_norm", "train:clip_grad_norm", 3, _clip),
-    Plug("dropout", "minillm.ops.dropout:dropout", 4),
+    Plug("dropout", "minillm.ops.dropout:dropout", 4, options="--dropout 0.1"),
 )

@@ -9,6 +9,7 @@ The model is a GPT of two blocks (C=64, T=32) on the characters of Python's own 
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -39,10 +40,11 @@ CASES = {
     "float32": ("rate 3 times lower", dict(lr=1e-3)),
     "bfloat16": ("rate 3 times lower, weights kept in bfloat16", dict(lr=1e-3, narrow=True)),
 }
-PANELS = (
-    ("base", "high", "low"), ("warm", "cold"), ("clipped", "spike"), ("base", "unzeroed"),
-    ("base", "copy"), ("base", "over time"), ("dropout", "left on"), ("base", "in order"),
-    ("float32", "bfloat16"),
+PANELS = (  # the lowest and the highest loss shown, cases
+    (2, 6, "base", "high", "low"), (2, 6, "warm", "cold"), (2, 6, "clipped", "spike"),
+    (2, 6, "base", "unzeroed"), (0, 6, "base", "copy"), (1, 5, "base", "over time"),
+    (2.7, 3.3, "dropout", "left on"), (2, 6, "base", "in order"),
+    (2.5, 3.5, "float32", "bfloat16"),
 )  # fmt: skip
 
 
@@ -103,41 +105,54 @@ def over_time(norm):
 
 
 def draw(runs, entropy, file):
-    """A panel for each group of cases: training losses as lines, validation losses as dots."""
-    width, height, top = 270, 170, 5.5  # of a panel, with its margins; the highest loss
+    """A panel for each group of cases: training losses as lines, validation losses as dots, or
+    triangles where they are above the panel."""
+    width, height = 270, 170  # of a panel, with its margins
     parts = []
-    for i, names in enumerate(PANELS):
-        left, bottom = 24 + width * (i % 3), height * (i // 3) + 152
-        right = left + width - 34
-        for loss in (0, 2, 4):
-            y = bottom - 140 * loss / top
-            parts += [line([(left, y), (right, y)], "#e2e8f0"), text(left - 12, y + 3, loss)]
-        y = bottom - 140 * entropy / top
-        parts.append(line([(left, y), (right, y)], "#64748b", 'stroke-dasharray="2 3"'))
-        for k, (name, colour) in enumerate(zip(names, ("#64748b", "#c2410c", "#0369a1"))):
+    for i, (low, high, *names) in enumerate(PANELS):
+        left, bottom = 28 + width * (i % 3), height * (i // 3) + 152
+        right, top = left + width - 38, bottom - 140
+        at = partial(place, low=low, high=high, bottom=bottom)
+        for loss in np.linspace(low, high, 3):
+            parts.append(line([(left, at(loss)), (right, at(loss))], "#e2e8f0"))
+            parts.append(text(left - 20, at(loss) + 3, f"{loss:g}"))
+        parts.append(line([(left, at(entropy)), (right, at(entropy))], "#64748b", 1, dash="2 3"))
+        parts.append(
+            f'<clipPath id="p{i}"><path d="M{left} {top}H{right}V{bottom}H{left}z"/></clipPath>'
+        )
+        for k, (name, colour) in enumerate(zip(names, ("#7c8ba1", "#c2410c", "#0369a1"))):
             losses, validation = runs[name]
-            smooth = losses[: losses.size // 5 * 5].reshape(-1, 5).mean(1)
-            steps = 2.5 + 5 * np.arange(smooth.size)
             scale = (right - left) / losses.size
-            at = [(left + scale * t, bottom - 140 * min(loss / top, 1)) for t, loss in
-                  zip(steps, smooth)]  # fmt: skip
-            parts.append(line(at, colour))
+            smooth = losses[: losses.size // 5 * 5].reshape(-1, 5).mean(1)
+            points = [(left + scale * (5 * t + 2.5), at(loss)) for t, loss in enumerate(smooth)]
+            parts.append(line(points, colour, 1.2 if k else 2.5, clip=i))
             for t, loss in validation:
-                if loss < top:
-                    place = f'cx="{left + scale * t:.1f}" cy="{bottom - 140 * loss / top:.1f}"'
-                    parts.append(f'<circle {place} r="2" fill="{colour}"/>')
-            parts.append(text(right - 90, bottom - 128 + 12 * k, f"— {name}", colour))
-        parts.append(text(right - 50, bottom + 11, f"{losses.size} steps"))
+                x, y = left + scale * t, at(loss)
+                shape = f'circle cx="{x:.1f}" cy="{y:.1f}" r="{2 if k else 3}"'
+                if loss > high:
+                    shape = f'path d="M{x - 3:.1f} {top + 6}h6l-3 -6z"'
+                parts.append(f'<{shape} fill="{colour}"/>')
+            beyond = f": {validation[-1][1]:.2f}" * (validation[-1][1] > high)
+            parts.append(text(right - 90, top + 20 + 12 * k, f"— {name}{beyond}", colour))
+        parts.append(text(left, bottom + 11, "0"))
+        parts.append(text(right - 48, bottom + 11, f"{losses.size} steps"))
     size = f'viewBox="0 0 {3 * width} {3 * height}" width="{3 * width}" height="{3 * height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">'
     ground = '<rect width="100%" height="100%" fill="white"/>'
     Path(file).write_text("\n".join([head, ground, *parts, "</svg>\n"]), encoding="utf-8")
 
 
-def line(points, colour, more=""):
-    """An SVG polyline."""
+def place(loss, low, high, bottom):
+    """The height of a loss in its panel."""
+    return bottom - 140 * (loss - low) / (high - low)
+
+
+def line(points, colour, width=1.0, dash="", clip=None):
+    """An SVG polyline, cut off at the edges of panel `clip`."""
     at = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{at}" fill="none" stroke="{colour}" {more}/>'
+    more = f' stroke-dasharray="{dash}"' * bool(dash)
+    more += f' clip-path="url(#p{clip})"' * (clip is not None)
+    return f'<polyline points="{at}" fill="none" stroke="{colour}" stroke-width="{width}"{more}/>'
 
 
 def text(x, y, words, colour="#334155"):

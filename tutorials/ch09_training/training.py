@@ -50,13 +50,15 @@ def clip_grad_norm(grads, max_norm):
     """The norm of all gradients together, and the factor that brings it down to max_norm.
 
     Args:
-        grads: a list of arrays of any shapes, float32 or float64. They stay as they are.
+        grads: a list of arrays of any shapes, float32 or float64, which stay as they are; the list
+            may be empty.
         max_norm: may be math.inf, which only measures.
 
     Returns:
         norm: a float, of all numbers in all arrays, summed in float64.
         factor: a float, max_norm / (norm + 1e-6), or 1 where that is larger; and 0 if the norm is
-            infinite or NaN: such a step must not be taken.
+            infinite or NaN, whatever max_norm: the caller must skip such a step, for 0 times
+            infinity is NaN.
     """
     # hole 3: one norm for all of them
     norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in grads))
