@@ -86,6 +86,19 @@ def sent(case: str, comm: Any, array: np.ndarray, all_but: int) -> None:
     )
 
 
+def tagged(case: str, fn: Callable, comm: Any, *args: Any) -> None:
+    """`fn(comm, *args, tag=4)`, all of whose messages must go to the right, with that tag."""
+    isend, right = comm._isend, (comm.rank + 1) % comm.size
+
+    def noted(data, dest, tag):
+        expect(tag == 4, f"{case}: called with tag=4, sends a message with tag {tag}")
+        expect(dest == right, f"{case}: rank {comm.rank} sends to {dest}, expected {right}")
+        return isend(data, dest, tag)
+
+    comm._isend = noted
+    fn(comm, *args, tag=4)
+
+
 def check_reduce_scatter(work):
     for p in RANKS:
         for case, x, ufunc in cases(p):
@@ -98,7 +111,7 @@ def check_reduce_scatter(work):
 
 def reduced(comm, work, case, x, ufunc):
     array = x[comm.rank].copy()
-    work.reduce_scatter(comm, array, ufunc)
+    tagged(case, work.reduce_scatter, comm, array, ufunc)
     sent(case, comm, array, comm.rank)
     return array
 
@@ -113,7 +126,7 @@ def check_all_gather(work):
 def gathered(comm, work, case, whole):
     array, mine = np.full_like(whole, -1), part(whole.size, comm.size, comm.rank)
     array[mine] = whole[mine]
-    work.all_gather(comm, array)
+    tagged(case, work.all_gather, comm, array)
     sent(case, comm, array, comm.rank + 1)
     return array
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ def wanted_sums(values):
 
 def check_overlapped(work):
     never_waits(work)
+    moves_on(work)
     for p in (2, 3, 4):
         case = f"{p} ranks"
         for rank, (first, second, tags) in enumerate(on_ranks(case, p, two_steps, work)):
@@ -158,6 +160,30 @@ def unreached(comm, work):
     return step.result()
 
 
+def moves_on(work):
+    """Each `ready` moves on the sums under way: two ranks in step, two buckets."""
+    together = threading.Barrier(2)
+    buckets = [[30], list(range(30))]
+
+    def in_step(comm):
+        flats, grads = work.lay_out([4] * 31, buckets, np.float64)
+        overlapped = work.OverlappedSum(comm, flats, buckets)
+        for i in reversed(range(1, 31)):
+            grads[i] += 1
+            overlapped.ready(i)
+            together.wait(5)
+        arrived = grads[30].copy()
+        overlapped.finish()
+        return arrived
+
+    for arrived in on_ranks("2 ranks, buckets [30] and [29 ... 0]", 2, in_step):
+        expect(
+            (arrived == 2).all(),
+            "bucket 0 was started by the first of 30 calls of ready, on both ranks, and is not"
+            " summed after the last: each call must move on what is under way (poll)",
+        )
+
+
 def never_waits(work):
     """Rank 1 begins only when rank 0's `ready` has returned for all parameters."""
     gone_on = threading.Event()
@@ -178,19 +204,19 @@ def never_waits(work):
 
 
 def starts_in_time(step):
-    step.backward([4], 0)
+    step.backward([4, 2], 0)
     expect(
         step.tags == [],
-        f"with parameter 4 alone, of bucket [4, 3], messages of buckets {step.tags} were sent: a"
-        " bucket starts when all of its gradients are final",
+        f"with 4 and 2 ready, of [4, 3] and [2], messages of buckets {step.tags} were sent: a"
+        " bucket starts when all of its gradients are final and those before it have started",
     )
     step.backward([3], 0)
     expect(
-        step.tags == [0],
-        "bucket 0 is complete when parameters 4 and 3 are ready, but nothing of it was sent before"
-        " parameter 2 was",
+        step.tags == [0, 1],
+        "buckets [4, 3] and [2] are complete when 4, 2 and 3 are ready: both must be started then,"
+        f" but messages of buckets {step.tags} were sent",
     )
-    step.backward([2, 1, 0], 0)
+    step.backward([1, 0], 0)
 
 
 # --- 11.4 -----------------------------------------------------------------------------------------
@@ -214,17 +240,25 @@ def check_replicas(work):
                     f"checksum of 1000 {name} does not see bit {bit} of element {i} flipped, which"
                     f" makes {array[i]:.9g} into {flipped[i]:.9g}",
                 )
+        wanted = sum(array.view(f"uint{width}").tolist()) % 2**width
+        expect(
+            right == wanted,
+            f"checksum of 1000 {name} is {right}, expected {wanted}: the sum of their bits as"
+            f" unsigned integers, modulo 2^{width}",
+        )
         nan = np.full(5, np.nan, dtype)
         expect(work.checksum(nan) == work.checksum(nan.copy()), f"checksums of {name} NaNs differ")
-    for p, wrong in ((4, []), (4, [0]), (5, [1, 3]), (3, [2]), (2, [0, 1]), (4, [0, 1, 2, 3])):
+    cases = (4, []), (4, [0]), (5, [1, 3]), (3, [2]), (2, [0, 1]), (4, [0, 1, 2, 3]), (4, [1, 2])
+    for dtype, (p, differ) in product((np.float32, np.float64), cases):
 
-        def odd(comm, p=p, wrong=wrong):
-            array = np.ones(100, np.float32)
-            if comm.rank in wrong:
-                array[7] += 1e-3 * (1 + comm.rank)
+        def odd(comm, differ=differ, dtype=dtype):
+            array = np.ones(100, dtype)
+            if comm.rank in differ:
+                array[7] += np.finfo(dtype).eps * (1 + comm.rank)  # in its last bits
             return work.odd_ones_out(comm, array)
 
-        case = f"{p} ranks, of which {wrong} differ"
+        case = f"{p} ranks, of which {differ} differ, {dtype.__name__}"
+        wrong = differ if 2 * len(differ) < p else list(range(p))
         for rank, got in enumerate(on_ranks(case, p, odd)):
             expect(got is not None, f"{case}: odd_ones_out is None: is a `return` missing?")
             got = [int(r) for r in got]

@@ -144,7 +144,8 @@ def checksum(array):
 
 def odd_ones_out(comm, array):
     """The ranks whose array has another checksum than that of most ranks: a sorted list, the same
-    on every rank; empty if all agree, all ranks if no checksum is that of more than half."""
+    on every rank; empty if all agree, all ranks if no checksum is that of more than half. A
+    checksum may need all 64 bits of a uint64."""
     # hole 4: gather all checksums, find the majority's
     sums = np.zeros(comm.size, np.uint64)
     sums[comm.rank] = checksum(array)
