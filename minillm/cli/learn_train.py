@@ -4,6 +4,8 @@
     minillm learn train --use ch10=solution --ranks 2          the solution's; on two ranks
 
 Exercises that go into the engine must be right first. At the end each function's calls are counted.
+Where two chapters have the same place in the engine, the one named last gets it. All other options
+are those of train.py: python train.py --help
 """
 
 import os
@@ -25,6 +27,9 @@ from minillm.learn.plug import plugged
 
 def train(argv: list[str]) -> int:
     """Parse --use and --ranks, and train; everything else is train.py's."""
+    if {"-h", "--help"} & set(argv):
+        print(__doc__.strip())
+        return 0
     uses, ranks, rest = _parse(argv)
     if not uses:
         raise UserError("say whose functions to train with: minillm learn train --use ch05")
@@ -38,7 +43,7 @@ def train(argv: list[str]) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         used = []
-        for of, solved in uses:
+        for of, solved in uses.values():
             place = _solution(of, folder) if solved else Desk().place(of)
             if not solved and comm.rank == 0:
                 _must_be_right(of, place)
@@ -51,7 +56,8 @@ def train(argv: list[str]) -> int:
         module.main(comm, rest)
         if comm.rank == 0:
             for each in used:
-                print(f"{each.plug.function}: {each.calls:,} calls, in {each.plug.place}")
+                unused = f" (used with {each.plug.options})" * (not each.calls)
+                print(f"{each.plug.function}: {each.calls:,} calls, in {each.plug.place}{unused}")
     return 0
 
 
@@ -79,9 +85,10 @@ def _solution(of: Chapter, folder: Path) -> Path:
     return place
 
 
-def _parse(argv: list[str]) -> tuple[list[tuple[Chapter, bool]], int, list[str]]:
-    """(chapter, whether the solution's) for each --use; ranks; the other arguments."""
-    uses, ranks, rest, words = [], 1, [], iter(argv)
+def _parse(argv: list[str]) -> tuple[dict[str, tuple[Chapter, bool]], int, list[str]]:
+    """(chapter, whether the solution's) for each --use, by name; ranks; the other arguments."""
+    uses: dict[str, tuple[Chapter, bool]] = {}
+    ranks, rest, words = 1, [], iter(argv)
     for word in words:
         option, equals, value = word.partition("=")
         if option not in ("--use", "--ranks"):
@@ -96,7 +103,8 @@ def _parse(argv: list[str]) -> tuple[list[tuple[Chapter, bool]], int, list[str]]
         name, equals, whose = value.partition("=")
         if equals and whose != "solution":
             raise UserError(f"--use {value}: write --use {name} or --use {name}=solution")
-        uses.append((chapter(name), whose == "solution"))
+        of = chapter(name)
+        uses[of.name] = of, whose == "solution"
     return uses, ranks, rest
 
 

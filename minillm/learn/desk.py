@@ -1,6 +1,6 @@
 """The learner's own folder: work files, which exercises were right when last checked, hints taken.
 
-learn/                  here, or wherever MINILLM_LEARN says
+learn/                  here, around us, or wherever MINILLM_LEARN says
   progress.json
   ch05/layer_norm.py    laid out by `start`, never overwritten
   ch05/layer_norm.py.1  what `reset` found there
@@ -23,16 +23,20 @@ class Desk:
 
     Raises:
         UserError: its progress.json cannot be read.
+
+    Methods that write raise OSError where that is not allowed.
     """
 
     def __init__(self, folder: Path | None = None):
-        self.folder = folder or Path(os.environ.get("MINILLM_LEARN") or "learn")
+        self.folder = folder or _folder()
         self._file = self.folder / "progress.json"
         self._progress: dict[str, dict] = {}
         if self._file.exists():
             try:
-                self._progress = dict(json.loads(self._file.read_text(encoding="utf-8")))
-            except (OSError, ValueError):
+                self._progress = json.loads(self._file.read_text(encoding="utf-8"))
+                for kept in self._progress.values():
+                    list(kept.get("passed", [])), dict(kept.get("hints", {}))
+            except (OSError, ValueError, TypeError, AttributeError):
                 raise UserError(
                     f"{self._file} is damaged: delete it (your work files stay) and check again"
                 ) from None
@@ -81,7 +85,8 @@ class Desk:
             UserError: the chapter has not been started.
         """
         if not self.started(of):
-            raise UserError(f"{of.name} is not started: minillm learn start {of.name}")
+            here = self.folder.absolute()
+            raise UserError(f"{of.name} is not started in {here}: minillm learn start {of.name}")
         verdict = judge(of, self.place(of), number)
         if verdict.state != "not checked":
             passed = set(self.passed(of)) - {number} | ({number} if verdict.passed else set())
@@ -90,7 +95,8 @@ class Desk:
 
     def passed(self, of: Chapter) -> list[int]:
         """Numbers of the exercises that were right when last checked."""
-        return list(self._progress.get(of.name, {}).get("passed", []))
+        passed = self._progress.get(of.name, {}).get("passed", [])
+        return [number for number in range(1, len(of.exercises) + 1) if number in passed]
 
     def hints(self, of: Chapter, number: int) -> tuple[str, ...]:
         """One hint more than the last time, up to all of them."""
@@ -101,22 +107,25 @@ class Desk:
 
     def _write(self, of: Chapter) -> list[Path]:
         place, paths = self.place(of), []
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            for file, text in of.starts().items():
-                paths.append(place / file)
-                paths[-1].write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write to {place}: {error.strerror}") from None
+        place.mkdir(parents=True, exist_ok=True)
+        for file, text in of.starts().items():
+            paths.append(place / file)
+            paths[-1].write_text(text, encoding="utf-8")
         return paths
 
     def _note(self, of: Chapter, key: str, value: list | dict) -> None:
         """Into progress.json, which is whole at any moment."""
         self._progress.setdefault(of.name, {})[key] = value
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            new = self._file.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(self._progress, indent=1), encoding="utf-8")
-            new.replace(self._file)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new = self._file.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(self._progress, indent=1), encoding="utf-8")
+        new.replace(self._file)
+
+
+def _folder() -> Path:
+    """Where MINILLM_LEARN says; else, to one who stands in learn/ch05, that learn/; else ./learn"""
+    if named := os.environ.get("MINILLM_LEARN"):
+        return Path(named)
+    here = Path.cwd()
+    around = (p for p in (here, *here.parents) if p.name == "learn" and any(p.glob("ch[0-9][0-9]")))
+    return next(around, Path("learn"))

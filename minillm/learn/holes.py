@@ -49,6 +49,19 @@ def solution(source: str) -> str:
     return _HOLE.sub(fill, source)
 
 
+def answer(source: str, number: int) -> str:
+    """The code of an exercise alone: each hole filled, under the line that begins its block."""
+    parts = []
+    for match in _HOLE.finditer(source):
+        if int(match["number"]) != number:
+            continue
+        depth = len(match["indent"])
+        above = [line for line in source[: match.start()].splitlines() if line.strip()]
+        heads = [line for line in above if len(line) - len(line.lstrip()) < depth]
+        parts.append(f"{heads[-1]}\n{solution(match[0])}" if heads else solution(match[0]))
+    return "\n".join(parts)
+
+
 def unwritten(text: str, chapter: int, number: int) -> bool:
     """Whether a learner's file still says that this exercise's code goes here."""
     return f"exercise {chapter}.{number}: {_TODO}" in text

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,13 +48,14 @@ def judge(of: Chapter, folder: Path, number: int) -> Verdict:
 
     Raises:
         UserError: a work file is not there.
+        OSError: one cannot be read.
     """
     exercise = of.exercises[number - 1]
     for file in of.files:
         path = folder / file
         if not path.is_file():
             raise UserError(f"{path} is missing: minillm learn reset {of.name} lays it out again")
-        if holes.unwritten(path.read_text(encoding="utf-8"), of.number, number):
+        if holes.unwritten(path.read_text(encoding="utf-8", errors="replace"), of.number, number):
             return Verdict(number, "unwritten", f"not written yet, in {path}")
     if missing := [need for need in exercise.needs if not _has(need)]:
         return Verdict(number, "not checked", f"this needs {', '.join(missing)} on this machine")
@@ -64,7 +66,7 @@ def judge(of: Chapter, folder: Path, number: int) -> Verdict:
     process.start()
     theirs.close()
     try:
-        answered = ours.poll(exercise.limit)
+        answered = ours.poll(exercise.limit + 0.5)  # a moment more than it gives itself
         state, message = ours.recv() if answered else ("wrong", _endless(exercise.limit))
     except EOFError:
         process.join(5)
@@ -97,25 +99,45 @@ def _child(answer: Connection, chapter: Path, folder: Path, number: int) -> None
     """Runs in the judged process; everything it starts is in its process group."""
     os.setpgrp()
     of = read(chapter)
+    exercise = of.exercises[number - 1]
+    signal.signal(signal.SIGALRM, _stop)
+    signal.setitimer(signal.ITIMER_REAL, exercise.limit)
     try:
-        said = of.exercises[number - 1].check(load(of, folder))
-        answer.send(("passed", said or ""))
+        verdict = "passed", exercise.check(load(of, folder)) or ""
     except Mistake as mistake:
-        answer.send(("wrong", str(mistake)))
+        verdict = "wrong", str(mistake)
     except NotImplementedError as error:
-        answer.send(("unwritten" if "replace this line" in str(error) else "wrong", str(error)))
+        verdict = "unwritten" if "replace this line" in str(error) else "wrong", str(error)
+    except _Stopped as error:
+        verdict = "wrong", _placed(_endless(exercise.limit), error, folder)
     except BaseException as error:  # a learner's program may raise anything
-        answer.send(("wrong", _explained(error, folder)))
-    sys.stdout.flush()
-    sys.stderr.flush()
+        verdict = "wrong", _explained(error, folder)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    with suppress(OSError, ValueError):  # closed
+        sys.stdout.flush()  # what was printed comes before the verdict
+    answer.send(verdict)
     os._exit(0)  # threads that hang in a deadlock must not keep it
+
+
+class _Stopped(BaseException):
+    """The time is up. Raised where the main thread is, to say which line that was; a program that
+    catches it, or hangs outside of Python, is killed from without."""
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped
 
 
 def _explained(error: BaseException, folder: Path) -> str:
     """An exception in one line, with the last line of the learner's own that led to it."""
-    words = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{words.splitlines()[0]} at {Path(error.filename).name}:{error.lineno}"
+        return f"{type(error).__name__}: {error.msg} at {Path(error.filename).name}:{error.lineno}"
+    if isinstance(error, AttributeError) and getattr(error.obj, "folder", None) == folder:
+        return f"the work file has no {error.name!r}"
+    return _placed(f"{type(error).__name__}: {error}".strip().removesuffix(":"), error, folder)
+
+
+def _placed(words: str, error: BaseException, folder: Path) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if str(folder) in f.filename]
     if frames:
         last = frames[-1]

@@ -1,5 +1,6 @@
 """Answers are judged, whatever they do; on a chapter as small as it can be."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,11 +40,27 @@ def test_a_file_that_does_not_run_is_said_with_its_line(tmp_path):
     assert verdict.state == "wrong" and "rows.py:2" in verdict.message
     verdict = judged(EXAMPLE, 1, {"rows.py": "import nothing_called_so\n"}, tmp_path)
     assert "ModuleNotFoundError" in verdict.message and "rows.py:1" in verdict.message
+    verdict = judged(EXAMPLE, 1, {"rows.py": "x = 1\n"}, tmp_path)
+    assert verdict.message == "the work file has no 'mean'"
+    (tmp_path / "rows.py").write_bytes(b"x = '\xff'\n")
+    assert "SyntaxError" in judge(EXAMPLE, tmp_path, 1).message
     verdict = judged(EXAMPLE, 1, {"rows.py": "raise SystemExit(0)\n"}, tmp_path)
     assert verdict.state == "wrong" and "SystemExit" in verdict.message
     (tmp_path / "rows.py").unlink()
     with pytest.raises(UserError, match="rows.py is missing: minillm learn reset ch42"):
         judge(EXAMPLE, tmp_path, 1)
+
+
+def test_the_line_of_an_endless_loop_is_said(tmp_path):
+    solved = EXAMPLE.solutions()["rows.py"]
+    loop = {"rows.py": solved.replace("n //= 2", "n = n")}
+    assert re.search(
+        r"after 2 s: .* at rows.py:1[4-6]: ", judged(EXAMPLE, 2, loop, tmp_path).message
+    )
+    stubborn = (
+        "while True:\n    try:\n        while True:\n            pass\n    except:\n        pass\n"
+    )
+    assert "no answer after 2 s" in judged(EXAMPLE, 2, {"rows.py": stubborn}, tmp_path).message
 
 
 def test_an_answer_cannot_declare_itself_right(tmp_path):
@@ -73,6 +90,7 @@ def test_holes():
     assert "\n// exercise 42.3: replace" in start
     assert holes.unwritten(start, 42, 3) and not holes.unwritten(start, 42, 4)
     solved = holes.solution(source)
+    assert holes.answer(source, 1).startswith("def mean(x):\n    # sum each row")
     assert "hole" not in solved and not holes.unwritten(solved, 42, 1)
     assert "# sum each row and divide\n    return x.sum(-1)" in solved
 

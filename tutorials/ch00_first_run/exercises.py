@@ -29,7 +29,7 @@ def check_units(work):
         bits = float(np.log2(np.exp(losses)).sum())
         wanted = (losses.sum() / n, np.prod(np.exp(losses / n)), bits / int(lengths.sum()))
         got = work.other_units(losses, lengths)
-        three = isinstance(got, tuple) and len(got) == 3
+        three = isinstance(got, (tuple, list)) and len(got) == 3
         expect(three, "return three numbers: loss, perplexity, bits per byte")
         for what, one, other in zip(("loss", "perplexity", "bits per byte"), got, wanted):
             same(f"{what} of {n} tokens", one, other)

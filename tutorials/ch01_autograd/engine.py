@@ -180,7 +180,7 @@ def numerical_gradient(f, x, h=1e-5):
     """The gradient of f at x by central differences, equation (7), one element at a time.
 
     Args:
-        f: takes an array like x, returns a number.
+        f: f(x) is a number. It is called with x itself, one element of which was moved in place.
         x: an array of floats of any shape and layout (transposed, a slice, 0-d); as it was, after.
         h: the step.
 

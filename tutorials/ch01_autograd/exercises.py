@@ -83,6 +83,8 @@ EXERCISES = (
                   "(self.data, other.data)", says="(a * b).derivatives with a = 2, b = -3[0] is 2"),
             Wrong("the power not lowered", "n * self.data ** (n - 1)", "n * self.data**n",
                   says="(a ** 3).derivatives with a = 2"),
+            Wrong("the power lowered by a division", "n * self.data ** (n - 1)",
+                  "n * self.data**n / self.data", says="ZeroDivisionError"),
             Wrong("tanh by its argument", "(1 - y * y,)", "(1 - self.data**2,)",
                   says="(a.tanh()).derivatives"),
             Wrong("exp like a power", "(self,), (y,))", "(self,), (self.data * y,))",
@@ -197,8 +199,14 @@ EXERCISES = (
                   "        x[index] += h\n        grad", says="is not as it was"),
             Wrong("through a reshape", "for index in np.ndindex(x.shape):",
                   "original, x = x, x.reshape(-1)\n    grad = np.zeros(x.shape)\n"
-                  "    for index in range(x.size):",
-                  says="has shape (12,), expected (3, 4)"),
+                  "    for index in range(x.size):", says="f must be called with x itself"),
+            Wrong("through a reshape that may be a copy", "for index in np.ndindex(x.shape):",
+                  "flat, steps = x.reshape(-1), grad.reshape(-1)\n"
+                  "    for i in range(x.size):\n"
+                  "        before = flat[i]\n        flat[i] = before + h\n        up = f(x)\n"
+                  "        flat[i] = before - h\n        steps[i] = (up - f(x)) / (2 * h)\n"
+                  "        flat[i] = before\n    for index in ():",
+                  says="at x transposed, of shape (4, 3)[0, 0] is 0"),
         ),
     ),
 )  # fmt: skip
