@@ -156,8 +156,9 @@ def workplace(example: Example) -> Path:
     """This text's own folder, which looks like the repository's root; what is made stays there."""
     if "_workplace" not in example.namespace:
         made = example.namespace["_workplace"] = tempfile.TemporaryDirectory(prefix="minillm-")
-        for name in ("train.py", "minillm", "kernels", "tutorials", "bench", "README.md"):
+        for name in ("train.py", "tutorials", "bench", "README.md"):
             (Path(made.name) / name).symlink_to(ROOT / name)
+        # Not the package: found under another path, its kernels would all be compiled anew.
     return Path(example.namespace["_workplace"].name)
 
 

@@ -88,7 +88,7 @@ def save(
         files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
         state = {"format": FORMAT, "step": step, "files": files, **state}
         (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for path in temporary.iterdir():
+        for path in [*temporary.iterdir(), temporary]:
             _flush(path)
         if target.exists():  # the same step once more, after resuming from the one before it
             shutil.rmtree(target)

@@ -1,18 +1,18 @@
 """Checks, hints and wrong answers of chapter 02."""
 
-import json
 from collections import Counter
 
 import numpy as np
 
 from minillm.data import cleaning, sharding
 from minillm.data.tokenization import train_bpe
-from minillm.errors import UserError
-from minillm.learn import Exercise, Plug, Wrong, expect, same
+from minillm.learn import Exercise, Wrong, expect, same
+from minillm.tutorials.ch02_data.plugs import PLUGS as PLUGS
+from minillm.tutorials.ch02_data.plugs import merges_and_vocab
 
 FILES = ("pipeline.py",)
 
-BYTES = [*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range(127, 161), 173]
+HIGH = 0xCF9A04AFFA6BADC0  # mix(HIGH) is 2^64 - 1
 WORDS = "low low low low low lower lower newest newest newest newest newest newest widest widest"
 TRICKY = [
     "", " ", "a", "  two  spaces ", "it's, they'll; x=1234.5\n\n\tif not", "_under_score__",
@@ -24,7 +24,8 @@ TRICKY = [
 def check_clean(work):
     samples = [
         "a\r\nb", "a\rb\r\r\nc", "one\ttwo", "e\u0301", "bell\x07 and\x00 nul\x85", "e\x00\u0301",
-        "half \ud83d", "ﬁne ½", "same\nother\nsame\n\n\n \nend\n \n", " same\nsame\n", "", "\n",
+        "half \ud83d", "ﬁne ½", "soft\u00adhyphen, zero\u200dwidth, own\ue000, no\u00a0break",
+        "same\nother\nsame\n\n\n \nend\n \n", " same\nsame\n", "", "\n",
     ]  # fmt: skip
     rng = np.random.default_rng(0)
     letters = np.array(list("aeo \n\r\t\x00\x1f\x7f\x9f\u0301\u0308é"))
@@ -52,6 +53,7 @@ def check_train(work):
         ((a, b, a, b), (a, b), (b"ab", b"ab")),
         ((a, b, a), (b, b), (a, b, a)),
         ((aa, b), (a, b), (aa, b)),
+        ((aa, b), (a, b"ab"), (aa, b)),
     ):
         got = work.merge(word, pair)
         got = None if got is None else tuple(got)
@@ -78,6 +80,8 @@ def check_encode(work):
         got = work.encode_word(word, ranks)
         got = None if got is None else tuple(got)
         expect(got == wanted, f"encode_word({word}, {ranks}) is {got}, expected {wanted}")
+    ids = work.encode("abc", {b"a": 7, b"b": 1, b"c": 2, b"bc": 3, b"ab": 4}, list(first)[1::-1])
+    expect(ids == [7, 3], f"encode('abc') is {ids}, expected [7, 3]: a, bc")
     trained = train_bpe(" ".join(TRICKY), 350)
     merges, vocab = merges_and_vocab(trained)
     for text in TRICKY:
@@ -109,7 +113,10 @@ def check_shards(work):
         owner = sharding.mix(i ^ np.uint64(key)) % np.uint64(ranks)
         for rank in range(ranks):
             got = work.hashed(n, key, rank, ranks)
-            same(f"hashed({n}, {key}, {rank}, {ranks})", got, np.flatnonzero(owner == rank))
+            call = f"hashed({n}, {key}, {rank}, {ranks})"
+            same(call, got, np.flatnonzero(owner == rank))
+            kind = getattr(got, "dtype", type(got).__name__)
+            expect(kind == np.int64, f"{call} is {kind}, expected an array of int64")
     counts = [len(work.hashed(100_000, 7, rank, 4)) for rank in range(4)]
     return f"100,000 samples hashed to 4 ranks: {counts}"
 
@@ -121,6 +128,9 @@ def check_permutation(work):
         i = np.arange(a * a, dtype=np.uint64)
         got, wanted = work.feistel(i, a, keys), sharding.Permutation(a * a, keys)(i)
         same(f"feistel(0 ... {a * a - 1}, {a}, {rounds} keys)", got, wanted)
+    i, keys = np.arange(81, dtype=np.uint64), np.array([HIGH], np.uint64)
+    got, wanted = work.feistel(i, 9, keys), sharding.Permutation(81, keys)(i)
+    same("where mix(y ^ key) is 2^64 - 1 and x + mix wraps around: feistel(...)", got, wanted)
     for n in (1, 2, 3, 10, 16, 17, 97, 1000, 1025):
         keys = rng.integers(2**63, size=8).astype(np.uint64)
         i = np.arange(n, dtype=np.uint64)
@@ -131,41 +141,9 @@ def check_permutation(work):
         expect(not twice, f"permuted of all {n} positions has {twice[:1]} more than once")
         expect(set(times) == set(range(n)), f"permuted({n}) has {max(times)}, not below {n}")
         same(f"permuted(0 ... {n - 1})", got, sharding.Permutation(n, keys)(i))
+        expect(got.dtype == np.int64, f"permuted is {got.dtype}, expected int64")
         expect(np.array_equal(i, np.arange(n)), "permuted must not change i")
         same("permuted of some positions", work.permuted(i[3:6], n, keys), got[3:6])
-
-
-def merges_and_vocab(tokenizer):
-    """Those of the library's tokenizer, as bytes; it writes each byte as a printable character."""
-    model = json.loads(tokenizer.to_json())["model"]
-    byte = dict(zip(sorted(model["vocab"], key=model["vocab"].get), BYTES))  # of the first 256
-    merges = [tuple(bytes(byte[c] for c in token) for token in pair) for pair in model["merges"]]
-    vocab = {bytes(byte[c] for c in token): i for token, i in model["vocab"].items()}
-    return merges, vocab
-
-
-def encode_of_the_engine(encode):
-    """The learner's encode as the engine's, for tokenizers that cut text as chapter 02 does."""
-
-    def with_library_merges(self, text):
-        cut = json.loads(self.to_json())["pre_tokenizer"] or {}
-        if cut.get("type") != "ByteLevel" or cut["add_prefix_space"] or not cut["use_regex"]:
-            raise UserError("ch02 cuts text as GPT-2 does: leave --tokenizer out, or bpe")
-        merges, vocab = merges_and_vocab(self)
-        return np.array(encode(text, vocab, merges), np.int64)
-
-    return with_library_merges
-
-
-def hashed_of_the_engine(hashed):
-    """The learner's hashed as the engine's, which draws the key and counts the smallest share."""
-
-    def own_and_fewest(n, seed, rank, ranks):
-        key = np.random.Philox(key=(seed, 0), counter=(0, 0, 1, 0)).random_raw()
-        parts = [hashed(n, key, r, ranks) for r in range(ranks)]
-        return parts[rank], min(map(len, parts))
-
-    return own_and_fewest
 
 
 EXERCISES = (
@@ -187,6 +165,8 @@ EXERCISES = (
             Wrong("NFC before the controls go", 'unicodedata.normalize("NFC", "".join(kept))',
                   '"".join(c for c in unicodedata.normalize("NFC", text) if c in "\\n\\t"'
                   ' or unicodedata.category(c) not in ("Cc", "Cs"))', says="e\\x00"),
+            Wrong("invisible characters go too", 'unicodedata.category(c) not in ("Cc", "Cs")',
+                  'unicodedata.category(c)[0] != "C"', says="soft\\xadhyphen"),
             Wrong("blank lines are duplicates", "not line.strip() or ", "", says="dedup=True"),
             Wrong("lines compared without their space", "line not in seen",
                   "line.strip() not in {s.strip() for s in seen}", says="' same\\nsame\\n'"),
@@ -201,14 +181,17 @@ EXERCISES = (
             "train: min(counts, key=...) with a key that is smallest for the pair to take: a tuple"
             " of minus the count and the two ids.",
             "best = min(counts, key=lambda p: (-counts[p], vocab[p[0]], vocab[p[1]])); append it to"
-            " merges, vocab.setdefault(best[0] + best[1], len(vocab)), and make words anew with"
-            " merge(word, best) for each.",
+            " merges, vocab[best[0] + best[1]] = len(vocab), and make words anew with merge(word,"
+            " best) for each.",
         ),
         wrong=(
             Wrong("words counted once", "counts[pair] += times", "counts[pair] += 1",
                   says="expected {(b'a', b'a'): 4"),
             Wrong("overlapping merges", "            i += 2\n", "            i += 1\n",
                   says="merge((b'a', b'a', b'a')"),
+            Wrong("spelled alike is not the pair", "word[i : i + 2] == pair",
+                  "b''.join(word[i : i + 2]) == b''.join(pair) and i + 1 < len(word)",
+                  says="merge((b'aa', b'b'), (b'a', b'ab'))"),
             Wrong("ties by the bytes themselves", "vocab[pair[0]], vocab[pair[1]]",
                   "pair[0], pair[1]", says="merge "),
             Wrong("ties by first seen", "(-counts[pair], vocab[pair[0]], vocab[pair[1]])",
@@ -255,6 +238,8 @@ EXERCISES = (
                   says="samples over"),
             Wrong("floating point", "return n * rank // ranks,", "return n * rank / ranks,",
                   says="use // for integers"),
+            Wrong("not int64", "np.flatnonzero(owner == rank)", "i[owner == rank]",
+                  says="expected an array of int64"),
             Wrong("the key forgotten", "mix(i ^ np.uint64(key))", "mix(i)", says="hashed(20, 1"),
         ),
     ),
@@ -278,23 +263,11 @@ EXERCISES = (
                   "y = (x + mix(y ^ key) % root) % root\n        x = y", says="feistel("),
             Wrong("one key for all rounds", "in keys:", "in keys[:1].repeat(len(keys)):",
                   says="feistel("),
-            Wrong("the sum runs over", "(x + mix(y ^ key) % root) % root",
+            Wrong("the sum is not reduced", "(x + mix(y ^ key) % root) % root",
                   "x + mix(y ^ key) % root", says="feistel("),
+            Wrong("the sum wraps around", "(x + mix(y ^ key) % root) % root",
+                  "(x + mix(y ^ key)) % root", says="wraps around"),
+            Wrong("uint64 comes out", "out.astype(np.int64)", "out", says="expected int64"),
         ),
     ),
 )  # fmt: skip
-PLUGS = (
-    Plug(
-        "encode",
-        "minillm.data.tokenization:HuggingFaceTokenizer.encode",
-        exercise=3,
-        adapt=encode_of_the_engine,
-    ),
-    Plug("hashed", "minillm.data.sharding:_hashed", exercise=4, adapt=hashed_of_the_engine),
-    Plug(
-        "permuted",
-        "minillm.data.sharding:Permutation.__call__",
-        exercise=5,
-        adapt=lambda permuted: lambda self, i: permuted(i, self.n, self.keys),
-    ),
-)

@@ -30,7 +30,7 @@ def clean(text: str, dedup: bool = False) -> str:
     3. The rest is put in Unicode's composed form, NFC.
     4. With `dedup`, of equal lines only the first stays; blank lines (nothing but space) all stay.
     """
-    # hole 1: the four steps, in this order; unicodedata.category(c) and unicodedata.normalize help
+    # hole 1: the four steps, in this order; unicodedata has category(c) and normalize(form, text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     kept = (c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
     text = unicodedata.normalize("NFC", "".join(kept))
@@ -87,7 +87,7 @@ def train(text: str, vocab_size: int) -> tuple[dict[bytes, int], list[Pair]]:
 
     Again and again the most frequent pair becomes a token, until there are `vocab_size` tokens or
     no pairs. Of pairs equally frequent, that of the smaller token ids is taken: the first token's
-    id decides, then the second's. A token made in two ways keeps the id that it got first.
+    id decides, then the second's. A new token's id is the number of tokens before it.
     """
     vocab = {bytes([b]): i for i, b in enumerate(BYTES)}
     merges: list[Pair] = []
@@ -99,17 +99,17 @@ def train(text: str, vocab_size: int) -> tuple[dict[bytes, int], list[Pair]]:
             break
         best = min(counts, key=lambda pair: (-counts[pair], vocab[pair[0]], vocab[pair[1]]))
         merges.append(best)
-        vocab.setdefault(best[0] + best[1], len(vocab))
+        vocab[best[0] + best[1]] = len(vocab)
         words = Counter({merge(word, best): times for word, times in words.items()})
     return vocab, merges
     # end of hole
 
 
 def encode_word(word: bytes, ranks: dict[Pair, int]) -> Word:
-    """The tokens of one word: its merges made in the order in which they were learned.
+    """The tokens of one word, as their bytes: its merges made in the order they were learned in.
 
     Args:
-        ranks: the number of each merge, the first learned is 0.
+        ranks: the number of each merge; that learned first is 0.
     """
     tokens = tuple(bytes([b]) for b in word)
     # hole 3: while a pair of neighbours is in ranks, merge the one of lowest rank
@@ -146,14 +146,15 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def block(n: int, rank: int, ranks: int) -> tuple[int, int]:
-    """The samples of a rank, start to stop - 1: a block of the n; sizes differ by at most 1."""
-    # hole 4: in integers; every sample has one owner, also where ranks does not divide n
+    """(start, stop), integers: rank's samples are start to stop - 1. The blocks follow one another
+    in the order of the ranks, and their sizes differ by at most 1."""
+    # hole 4: every sample has one owner, also where ranks does not divide n
     return n * rank // ranks, n * (rank + 1) // ranks
     # end of hole
 
 
 def hashed(n: int, key: int, rank: int, ranks: int) -> np.ndarray:
-    """The samples i < n with mix(i ^ key) mod ranks = rank, ascending: int64.
+    """The samples i < n with mix(i ^ key) mod ranks = rank: an int64 array, ascending.
 
     Args:
         key: a uint64 that stands for the seed.
@@ -170,7 +171,7 @@ def feistel(i: np.ndarray, a: int, keys: np.ndarray) -> np.ndarray:
 
     Args:
         i: (n,) uint64, below a^2; not changed.
-        keys: (rounds,) uint64.
+        keys: (rounds,) uint64. A sum of uint64 that reaches 2^64 wraps around: let none get there.
     """
     root = np.uint64(a)
     # hole 5: i = a x + y; in each round the new x is y, the new y is (x + mix(y ^ key)) mod a

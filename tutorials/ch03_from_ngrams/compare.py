@@ -1,4 +1,4 @@
-"""All models of chapter 03 on the same text, the same split:  python compare.py --steps 4000
+"""All models of chapter 03 on the same text, the same split:  python compare.py --steps 3000
 
 Prints validation losses in bits a character. The text is train.py's, in lower case, by characters.
 Counts predict the whole validation text; networks predict it in windows of T = 64, one after the
@@ -21,7 +21,7 @@ T, B = 64, 32
 
 def ngrams(train, val, V, most, strength=4.0):
     """For n = 1 ... most: probabilities of val's tokens by an interpolated n-gram model: (N,)
-    float64, and how many n-grams it keeps.
+    float64; how many n-grams it keeps; the share of val's n-grams that are none of them.
 
     p_n(b | h) = (count(h b) + strength p_{n-1}(b | shorter h)) / (count(h) + strength)
     """
@@ -32,7 +32,7 @@ def ngrams(train, val, V, most, strength=4.0):
         seen = look_up(grams, times, codes(val, n, V))
         seen_before = look_up(contexts, before, codes(val[:-1], n - 1, V))
         p[n - 1 :] = (seen + strength * p[n - 1 :]) / (seen_before + strength)
-        yield p.copy(), len(grams)
+        yield p.copy(), len(grams), float(np.mean(seen == 0))
 
 
 def codes(ids, n, V):
@@ -85,7 +85,7 @@ def fit(model, tokens, V, steps, batch=B, lr=5e-3):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=B)
     options = parser.parse_args()
     data = prepare(tokenizer="char", lowercase=True)
@@ -94,7 +94,7 @@ def main():
     print(f"{len(train):,} characters to train on, {len(val):,} to validate, V = {V}")
     print("model                        numbers kept   bits a character")
     print(f"uniform                   {0:15,} {np.log2(V):18.3f}")
-    for n, (p, kept) in enumerate(ngrams(train, val, V, 6), 1):
+    for n, (p, kept, _) in enumerate(ngrams(train, val, V, 6), 1):
         print(f"{n}-gram, interpolated      {kept:15,} {bits(p):18.3f}")
     made = {
         "window of 8, MLP": lambda: Window(V),

@@ -81,6 +81,8 @@ def check_mean(work):
         expect(isinstance(y, Tensor), "causal_mean must return a Tensor")
         expect(y.dtype == v.dtype, f"causal_mean of float64 is {y.dtype}")
         gradients("causal_mean", work.causal_mean, v)
+    y = work.causal_mean(Tensor(v.astype(np.float32)))
+    expect(y.dtype == np.float32, f"causal_mean of float32 is {y.dtype}")
 
 
 def check_attention(work):
@@ -93,8 +95,10 @@ def check_attention(work):
         expect(isinstance(y, Tensor), "attention must return a Tensor")
         gradients(where, work.attention, *given)
     q, k, v = (rng.standard_normal((3, 2)) for _ in range(3))
-    same("attention with scores of 1e4", work.attention(*map(Tensor, (q * 1e4, k, v))),
-         by_hand(q * 1e4, k, v), 1e-9)  # fmt: skip
+    for what, big in (("1e4", q * 1e4), ("-1e5 and less", abs(q) * -1e6)):
+        k = abs(k) + 0.1
+        y = work.attention(*map(Tensor, (big, k, v)))
+        same(f"attention with scores of {what}", y, by_hand(big, k, v), 1e-9)
     single = [Tensor(a.astype(np.float32)) for a in (q, k, v)]
     expect(work.attention(*single).dtype == np.float32, "attention of float32 must be float32")
 
@@ -209,6 +213,7 @@ EXERCISES = (
                   says="causal_mean of shape (4, 3)[0, 0]"),
             Wrong("does not see itself", "np.tril(np.ones((T, T)))", "np.tril(np.ones((T, T)), -1)",
                   says="causal_mean of shape (1, 1)"),
+            Wrong("always float64", "weights.astype(v.dtype)", "weights", says="float32"),
             Wrong("cut out of the graph", "return Tensor(weights.astype(v.dtype)) @ v",
                   "return Tensor(weights.astype(v.dtype) @ v.data)", says="analytic 0, numeric"),
         ),
@@ -231,6 +236,8 @@ EXERCISES = (
                   "F.softmax(scores, -1).masked_fill(later, 0.0)", says="(5, 3)[0, 0]"),
             Wrong("0 for -inf", "masked_fill(later, -np.inf)", "masked_fill(later, 0.0)",
                   says="(5, 3)[0, 0]"),
+            Wrong("not low enough", "masked_fill(later, -np.inf)", "masked_fill(later, -1e4)",
+                  says="scores of -1e5"),
             Wrong("not masked", "scores.masked_fill(later, -np.inf)", "scores",
                   says="(5, 3)[0, 0]"),
             Wrong("exponentials of large scores",

@@ -10,9 +10,10 @@ def save(disk, name, data):
     No other file may be left when it has returned.
 
     Args:
-        disk: see disk.py; its operations are all that you may use.
+        disk: disk.py, beside the text. You may use write(name, data), flush(name), rename(old,
+            new), remove(name), flush_names(), read(name), names().
     """
-    # hole 1: write elsewhere, then take the old one's place; flush what must be on the disk before
+    # hole 1: no return value; write elsewhere, take the old one's place, flush what must be flushed
     temporary = name + ".tmp"
     disk.write(temporary, data)
     disk.flush(temporary)
@@ -22,8 +23,8 @@ def save(disk, name, data):
 
 
 class Trainer:
-    """A model as small as one can be, trained with all that real training has: AdamW, a learning
-    rate that falls, dropout, samples drawn without repetition in an order that is new each epoch.
+    """A linear model, trained with AdamW, a learning rate that falls, dropout, and samples drawn
+    without repetition in an order that is new each epoch.
 
     Args:
         seed: of everything.
@@ -65,7 +66,7 @@ class Trainer:
 
     def state(self):
         """All that the next steps depend on, as it is now: a dict that later steps leave alone."""
-        # hole 2: everything that step() reads and that the constructor does not make anew
+        # hole 2: return everything that step() both reads and changes
         return {
             "weights": self.weights.copy(),
             "mean": self.mean.copy(),
@@ -89,7 +90,8 @@ class Trainer:
 
 
 def diagnose(records):
-    """Which ranks are to blame, from what each has noted of its latest collective: (kind, ranks).
+    """Which ranks are to blame, from what each has noted of its latest collective: (kind, ranks),
+    a str and a list of int in rising order.
 
     Args:
         records: by rank, (number, what, inside): the number of its latest collective, counted from
@@ -97,16 +99,17 @@ def diagnose(records):
             rank whose process is gone.
 
     Returns:
-        ("gone", ranks)      some have no record: those
-        ("mismatch", ranks)  the same number is not the same thing on all ranks that have it as
-                             their latest: the fewer; if no side is smaller, all of them
-        ("late", ranks)      ranks are inside a collective that others have not reached: of those
-                             behind, the ones with the lowest number; of these, if some are outside,
-                             only they, since one that is inside waits for somebody itself
-        ("none", [])         all is well: nobody waits for one that is behind
-        in this order of precedence; ranks in rising order.
+        The first of these that applies:
+        ("gone", ranks)      some ranks have no record: those.
+        ("mismatch", ranks)  ranks with the same number differ in what it is; of several such
+                             numbers, the lowest. Of the groups of ranks with that number, one
+                             for each `what`, the smallest; if several are, the ranks of all groups.
+        ("late", ranks)      a rank is inside a collective, and others, with lower numbers, have
+                             not reached it. Of those, the ones with the lowest number; and of
+                             these, if some are outside, only they: one that is inside waits itself.
+        ("none", [])         nobody waits for one that is behind.
     """
-    # hole 3: gone, then mismatch, then late
+    # hole 3: return gone, else mismatch, else late, else none
     gone = sorted(rank for rank, record in records.items() if record is None)
     if gone:
         return "gone", gone
@@ -144,7 +147,7 @@ def plan(save_seconds, restart_seconds, part_mtbf, parts):
         (interval, goodput): seconds between the beginnings of two checkpoints, and the share of
         time that is neither saving, nor lost work, nor restarting; at least 0.
     """
-    # hole 4: the mean time between failures of all, Young's interval, the waste at it
+    # hole 4: return both; the mean time between failures of all parts, Young's interval, (4)
     mtbf = part_mtbf / parts
     interval = np.sqrt(2 * save_seconds * mtbf)
     waste = save_seconds / interval + interval / (2 * mtbf) + restart_seconds / mtbf

@@ -1,7 +1,7 @@
 """A machine with a clock of its own, for chapter 18: what takes how long on it is known exactly.
 
-m = Machine(drift=0.01)          each call is 1 % slower than the one before
-call = m.work(2.0)               call() takes 2 s, times what the drift has become
+m = Machine(drift=0.01)          call number j, from 0, takes 1 + 0.01 j times as long
+call = m.work(2.0)               call() takes 2 s, times that
 m.clock()                        the time now
 gpu = m.queued(2.0)              call() takes 1 us; the 2 s pass until m.wait() returns
 """

@@ -17,7 +17,8 @@ def seconds_a_call(function, rounds, warmup=1, least=0.0, wait=nothing, clock=ti
     Trials are not among the results; with least=0 none is needed.
 
     `wait()` returns when all work that was asked for so far is done: a GPU is only told what to do.
-    Nothing asked for before a round may fall into it, and all that the round asks for must.
+    What was asked for before a round, or a trial, must be done before it begins, and what it asks
+    for is part of it. Read the clock and wait only at its two ends: both take time themselves.
 
     Args:
         rounds: how many figures.
@@ -26,7 +27,7 @@ def seconds_a_call(function, rounds, warmup=1, least=0.0, wait=nothing, clock=ti
         wait: synchronise with the device.
         clock: the time now, in seconds.
     """
-    # hole 1: warm up, find the number of calls, then time the rounds, waiting before each reading
+    # hole 1: return the seconds a call of each round
     for _ in range(warmup):
         function()
 
@@ -50,19 +51,19 @@ def ratio_by_turns(a, b, rounds, clock=time.perf_counter):
 
     One untimed call each. Then `rounds` rounds; each calls both, once, and gives one ratio. Rounds
     0, 2, 4 ... call a first, rounds 1, 3, 5 ... call b first. Percentiles as numpy.percentile's.
+    `a` and `b` may be the same function: then the ratios show the noise.
     """
-    # hole 2: time both in each round, in an order that changes, and take percentiles of the ratios
+    # hole 2: return the percentiles of the rounds' ratios
     a()
     b()
     ratios = []
     for i in range(rounds):
-        order = (a, b) if i % 2 == 0 else (b, a)
-        seconds = {}
-        for function in order:
+        seconds = [0.0, 0.0]
+        for which in (0, 1) if i % 2 == 0 else (1, 0):
             began = clock()
-            function()
-            seconds[function] = clock() - began
-        ratios.append(seconds[b] / seconds[a])
+            (a, b)[which]()
+            seconds[which] = clock() - began
+        ratios.append(seconds[1] / seconds[0])
     return np.percentile(ratios, [20, 50, 80])
     # end of hole
 
@@ -74,13 +75,13 @@ def median_interval(samples, confidence=0.95):
     the confidence allows. `math.comb` is exact.
 
     Args:
-        samples: (n,) independent measurements, in any order.
+        samples: (n,) independent measurements, in any order; not changed.
         confidence: between 0 and 1.
 
     Raises:
         ValueError: there are too few samples for any k.
     """
-    # hole 3: sum binomial probabilities while they allow it, and look up both order statistics
+    # hole 3: return (low, high), or raise ValueError
     from math import comb
 
     ordered = np.sort(np.asarray(samples))
@@ -112,7 +113,7 @@ def share_of_limit(nbytes, flops, seconds, copy_rate, gemm_rate):
     Raises:
         ValueError: the time is not positive, or flops / seconds is over 1.05 times the GEMM rate.
     """
-    # hole 4: refuse the impossible, then compare the times at both limits with the time taken
+    # hole 4: refuse the impossible, then return (share, limit)
     if not seconds > 0:
         raise ValueError(f"a time of {seconds} s")
     if flops / seconds > 1.05 * gemm_rate:

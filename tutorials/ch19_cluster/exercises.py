@@ -37,9 +37,14 @@ def check_memory(work):
     for zero, wanted in _ZERO.items():
         got = work.state_bytes(7.5e9, 64, 1, 1, zero) / 1e9
         same(f"GB of 7.5 B parameters on 64 ranks, zero={zero}", got, wanted)
-    same("dp=4, tp=2, pp=5, zero=0", work.state_bytes(1e9, 4, 2, 5, 0), 1.6e9)
-    same("dp=4, tp=2, pp=5, zero=1", work.state_bytes(1e9, 4, 2, 5, 1), 0.7e9)
-    same("float32, dp=2, zero=2", work.state_bytes(10, 2, 1, 1, 2, 4, 4, 8), 100.0)
+    for zero, wanted in enumerate((1.6e9, 0.7e9, 0.55e9, 0.4e9)):
+        same(f"dp=4, tp=2, pp=5, zero={zero}", work.state_bytes(1e9, 4, 2, 5, zero), wanted)
+    same(
+        "10 parameters, 2 + 4 + 8 bytes, dp=2, zero=2",
+        work.state_bytes(10, 2, 1, 1, 2, 2, 4, 8),
+        80,
+    )
+    same("10 parameters on tp=3, 16 bytes each", work.state_bytes(10, 1, 3, 1, 0), 160 / 3)
 
 
 def check_grid(work):
@@ -60,13 +65,20 @@ def check_grid(work):
     def stages(dp, tp, pp):
         return 1 / pp
 
-    expect((g := grid(16, copies)) == (16, 1, 1), f"16 ranks, dp the fastest: {g}")
-    expect((g := grid(16, copies, limit=120.0)) == (2, 1, 8), f"16 ranks, room for 1/8: {g}")
-    expect((g := grid(128, copies)) == (64, 1, 2), f"128 ranks, a batch of 64: {g}")
-    expect((g := grid(16, split)) == (4, 4, 1), f"12 heads, nodes of 8, tp the fastest: {g}")
-    expect((g := grid(6, split, devices=3)) == (2, 3, 1), f"12 heads, nodes of 3, tp: {g}")
-    expect((g := grid(48, stages, layers=20)) == (3, 1, 16), f"20 layers, pp the fastest: {g}")
-    expect((g := grid(1, copies)) == (1, 1, 1), f"1 rank: {g}")
+    def expected(what, got, wanted):
+        expect(got == wanted, f"{what}: (dp, tp, pp) is {got}, expected {wanted}")
+
+    expected("16 ranks, dp the fastest", grid(16, copies), (16, 1, 1))
+    expected(
+        "16 ranks, room for 1/8, of equals the first", grid(16, copies, limit=120.0), (2, 1, 8)
+    )
+    expected("128 ranks, a batch of 64", grid(128, copies), (64, 1, 2))
+    expected("12 heads, nodes of 8, tp the fastest", grid(16, split), (4, 4, 1))
+    expected("12 ranks, 12 heads, nodes of 8, tp the fastest", grid(12, split), (3, 4, 1))
+    expected("12 heads, nodes of 3, tp the fastest", grid(6, split, devices=3), (2, 3, 1))
+    expected("20 layers, pp the fastest", grid(48, stages, layers=20), (3, 1, 16))
+    expected("24 layers, 24 ranks, pp the fastest", grid(24, stages), (1, 1, 24))
+    expected("1 rank", grid(1, copies), (1, 1, 1))
     refuses("16 ranks with room for less than 1/16", grid, 16, copies, 12, 24, 64, 8, 10.0)
     refuses("7 ranks, 4 layers, a batch of 2", grid, 7, copies, 12, 4, 2)
 
@@ -151,6 +163,10 @@ EXERCISES = (
                 says="dp=4, tp=2, pp=5, zero=0",
             ),
             Wrong("dp splits without ZeRO", "zero >= 1", "zero >= 0", says="zero=0 is"),
+            Wrong(
+                "gradients as large as weights", "kept += grad", "kept += weight", says="2 + 4 + 8"
+            ),
+            Wrong("half a parameter", "parameters / (", "parameters // (", says="on tp=3"),
         ),
     ),
     Exercise(
@@ -167,7 +183,25 @@ EXERCISES = (
             Wrong(
                 "heads are cut", "heads % tp or ", "", says="12 heads, nodes of 8, tp the fastest"
             ),
-            Wrong("tp leaves the node", "devices % tp or ", "", says="12 heads, nodes of 3, tp"),
+            Wrong("tp leaves the node", "devices % tp or ", "", says="12 heads, nodes of 8, tp"),
+            Wrong(
+                "tp does not divide the node",
+                "devices % tp or ",
+                "tp > devices or ",
+                says="12 ranks, 12 heads, nodes of 8, tp the fastest: (dp, tp, pp) is (2, 6, 1)",
+            ),
+            Wrong(
+                "a layer a stage is too few",
+                "pp > layers",
+                "pp >= layers",
+                says="24 layers, 24 ranks",
+            ),
+            Wrong(
+                "of equals the last",
+                "seconds(*grid) < seconds",
+                "seconds(*grid) <= seconds",
+                says="of equals the first",
+            ),
             Wrong("stages without layers", "pp > layers or ", "", says="20 layers, pp the fastest"),
             Wrong("copies without samples", " or grid[0] > batch", "", says="a batch of 64"),
             Wrong("what does not fit", "memory(*grid) <= limit and", "", says="room for 1/8"),

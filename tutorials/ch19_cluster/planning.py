@@ -5,8 +5,8 @@ def data_parallel_step(parameters, tokens, p, rate, latency, bandwidth, grad_byt
     """Time of a step of `p` ranks, each with a copy of the model: (seconds, exposed seconds).
 
     Computing takes 6 operations a parameter and token, of which the last 4 are backward. Gradients
-    are summed around a ring, equation (1), from the beginning of backward on, at no cost to it.
-    What of the ring backward does not hide is exposed, and adds to the step.
+    are summed around a ring, equation (1) of the text, from the beginning of backward on, without
+    slowing it down. What of the ring backward does not hide is exposed, and adds to the step.
 
     Args:
         tokens: of a step, over all ranks.
@@ -14,7 +14,7 @@ def data_parallel_step(parameters, tokens, p, rate, latency, bandwidth, grad_byt
         latency, bandwidth: seconds a message; bytes/s of a rank, sending and receiving at once.
         grad_bytes: of a parameter's gradient.
     """
-    # hole 1: computing, its share that is backward, the ring, and what of it sticks out
+    # hole 1: return both; computing, the share of it that is backward, the ring, what is exposed
     computing = 6 * parameters * tokens / (p * rate)
     backward = computing * 4 / 6
     ring = 2 * (p - 1) * latency + 2 * (p - 1) / p * grad_bytes * parameters / bandwidth
@@ -32,7 +32,7 @@ def state_bytes(parameters, dp, tp, pp, zero, weight=2, grad=2, optimizer=12):
     Args:
         weight, grad, optimizer: bytes a parameter; the defaults are mixed precision with Adam.
     """
-    # hole 2: the part of this rank, and which of its three kinds are split by dp
+    # hole 2: return the bytes; the part of this rank, and which of its three kinds dp splits
     part = parameters / (tp * pp)
     kept = weight / (dp if zero >= 3 else 1)
     kept += grad / (dp if zero >= 2 else 1)
@@ -45,7 +45,7 @@ def fastest_grid(ranks, heads, layers, batch, devices, seconds, memory, limit):
     """The fastest grid that fits: (dp, tp, pp).
 
     Looks at all with dp * tp * pp == ranks where
-    - tp divides the heads, and stays inside a node of `devices` ranks, which it divides,
+    - tp divides the heads, and the `devices` of a node, so that it stays inside one,
     - each of the pp stages has a layer, at least, and each of the dp copies a sample of the batch,
     - memory(dp, tp, pp) is at most `limit`.
     Of equally fast ones, the first in the order of (tp, pp).
@@ -56,7 +56,7 @@ def fastest_grid(ranks, heads, layers, batch, devices, seconds, memory, limit):
     Raises:
         ValueError: none is possible.
     """
-    # hole 3: all tp and pp that divide, those that may be, the fastest
+    # hole 3: return the grid; look at all tp and pp whose product divides the ranks
     best = None
     for tp in range(1, ranks + 1):
         for pp in range(1, ranks // tp + 1):
@@ -83,7 +83,7 @@ def bill(parameters, tokens, ranks, peak, mfu, goodput, price, watts):
         price: of a device for an hour.
         watts: of a device.
     """
-    # hole 4: operations over useful operations a second; then device hours
+    # hole 4: return all three; operations over useful operations a second, then device hours
     seconds = 6 * parameters * tokens / (ranks * peak * mfu * goodput)
     hours = ranks * seconds / 3600
     return seconds / 86400, hours * price, hours * watts / 1e6
