@@ -126,7 +126,7 @@ def run_python(example: Example, fence: Fence) -> str:
     sys.path.insert(0, str(folder))
     try:
         with contextlib.redirect_stdout(out):
-            os.chdir(workplace(example))
+            os.chdir(lookalike(example))
             exec(compile(fence.body, filename, "exec"), example.namespace)
     finally:
         os.chdir(home)
@@ -142,7 +142,7 @@ def run_shell(example: Example, fence: Fence) -> str:
     code, limit = int(fence.words.get("exit", 0)), float(fence.words.get("limit", LIMIT))
     settings = [f"PATH={path()}", "MPLBACKEND=agg", "COLUMNS=100", "NO_COLOR=1"]
     shell = ["bash", "-euo", "pipefail", "-c", "exec 2>&1\n" + fence.body]
-    done = programs.run(["env", *settings, *shell], limit, workplace(example))
+    done = programs.run(["env", *settings, *shell], limit, lookalike(example))
     assert done.returncode == code, f"exit code {done.returncode}, not {code}:\n{done.stdout}"
     return done.stdout
 
@@ -152,14 +152,14 @@ def path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
-def workplace(example: Example) -> Path:
+def lookalike(example: Example) -> Path:
     """This text's own folder, which looks like the repository's root; what is made stays there."""
-    if "_workplace" not in example.namespace:
-        made = example.namespace["_workplace"] = tempfile.TemporaryDirectory(prefix="minillm-")
+    if "_lookalike" not in example.namespace:
+        made = example.namespace["_lookalike"] = tempfile.TemporaryDirectory(prefix="minillm-")
         for name in ("train.py", "tutorials", "bench", "README.md"):
             (Path(made.name) / name).symlink_to(ROOT / name)
         # Not the package: found under another path, its kernels would all be compiled anew.
-    return Path(example.namespace["_workplace"].name)
+    return Path(example.namespace["_lookalike"].name)
 
 
 def difference(printed: str, expected: str, words: dict[str, str]) -> str | None:
