@@ -15,7 +15,8 @@ Words after the language say more:
                             rtol beside it, only numbers with a unit (s, GB/s, %, MB ...) may
     limit=60                seconds that a shell fence may take
 
-`...` in an output stands for anything. Numbers must be equal where nothing is said.
+`...` in an output stands for anything, on a line of its own also for nothing. Numbers must be equal
+where nothing is said.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
+import numpy as np
 from sybil import Document, Example, Region
 
 from minillm import device
@@ -125,9 +127,12 @@ def run_python(example: Example, fence: Fence) -> str:
     home, before = os.getcwd(), set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
-        with contextlib.redirect_stdout(out):
+        # As far as the text has set them: another's are not for this one.
+        options = example.namespace.setdefault("_printoptions", {})
+        with contextlib.redirect_stdout(out), np.printoptions(**options):
             os.chdir(lookalike(example))
             exec(compile(fence.body, filename, "exec"), example.namespace)
+            example.namespace["_printoptions"] = np.get_printoptions()
     finally:
         os.chdir(home)
         sys.path.remove(str(folder))
@@ -166,8 +171,11 @@ def difference(printed: str, expected: str, words: dict[str, str]) -> str | None
     """How what was printed differs from what the text says, or None."""
     rtol, factor = float(words.get("rtol", 0)), float(words.get("factor", 1))
     numbers = _NUMBER.findall(expected.replace("...", " "))
-    pattern = "".join(_pattern(part) for part in _TOKEN.split(_lines(expected)))
-    match = re.fullmatch(pattern, _lines(printed))
+    pattern = "".join(
+        r"(?:.*\n)*?" if line == "..." else "".join(map(_pattern, _TOKEN.split(line))) + r"\n"
+        for line in _lines(expected).split("\n")
+    )
+    match = re.fullmatch(pattern, _lines(printed) + "\n")
     if match is None:
         return f"expected:\n{expected}\nprinted:\n{printed}"
     for i, wanted in enumerate(numbers, 1):

@@ -45,6 +45,13 @@ def test_python_shares_a_namespace_and_its_output_is_compared(tmp_path):
     assert "ZeroDivisionError" in raises and "needs no_such_module" in skipped
 
 
+def test_how_arrays_are_printed_is_each_texts_own(tmp_path):
+    pi = fence("python", "import numpy as np\nprint(np.array([np.pi]))")
+    short = fence("python", "import numpy as np\nnp.set_printoptions(precision=2)")
+    assert evaluate(tmp_path, short + pi + fence("output", "[3.14]")) == ["", ""]
+    assert evaluate(tmp_path, pi + fence("output", "[3.14159265]")) == [""]
+
+
 def test_shell_runs_in_a_folder_like_the_root(tmp_path):
     text = (
         fence("bash", "ls train.py && mkdir runs && python -c 'import minillm'; minillm --version")
@@ -96,6 +103,10 @@ def test_an_output_must_follow_code(tmp_path):
         ("5 sums", "9 sums", {"factor": "9", "rtol": "0.1"}, False),
         ("a\nb\nc\nd 1", "a\n...\nd 1", {}, True),
         ("a\nb\nc\nd 2", "a\n...\nd 1", {}, False),
+        ("a\nd 1", "a\n...\nd 1\n...", {}, True),
+        ("a\nd 1 2\ne", "a\nd 1 ...\n...", {}, True),
+        ("a\nd 1", "...\nd 1", {}, True),
+        ("a\nd 1\nb", "...\nd 1", {}, False),
         ("1,000 of 2,000", "1,000 of 2,000", {}, True),
         ("[1. 2.]", "[1. 2.]", {}, True),
         ("[1. 2. 3.]", "[1. 2.]", {}, False),
