@@ -9,20 +9,9 @@ from typing import Any
 import numpy as np
 
 from minillm.learn import Mistake, expect, same
+from minillm.learn.ranks import on_ranks
 
 RANKS = (3, 2, 4, 5, 1)
-
-
-def on_ranks(what: str, size: int, fn: Callable, *args: Any) -> list:
-    """`fn(comm, *args)` on threads as ranks; a deadlock is a Mistake."""
-    from minillm.distributed import run_threads
-
-    try:
-        return run_threads(size, lambda comm: fn(comm, *args))
-    except RuntimeError as error:
-        if str(error).startswith("deadlock"):
-            raise Mistake(f"{what}: {error}") from None
-        raise
 
 
 # --- 10.1 -----------------------------------------------------------------------------------------

@@ -1,26 +1,12 @@
 """What must hold of the answers of chapter 11, on threads as ranks."""
 
 import threading
-from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import numpy as np
 
-from minillm.learn import Mistake, expect, same
-
-
-def on_ranks(what: str, size: int, fn: Callable, *args: Any) -> list:
-    """`fn(comm, *args)` on threads as ranks; a deadlock is a Mistake."""
-    from minillm.distributed import run_threads
-
-    try:
-        return run_threads(size, lambda comm: fn(comm, *args))
-    except RuntimeError as error:
-        if str(error).startswith("deadlock"):
-            raise Mistake(f"{what}: {error}") from None
-        raise
-
+from minillm.learn import expect, same
+from minillm.learn.ranks import on_ranks
 
 # --- 11.1 -----------------------------------------------------------------------------------------
 
