@@ -175,13 +175,14 @@ def difference(printed: str, expected: str, words: dict[str, str]) -> str | None
         r"(?:.*\n)*?" if line == "..." else "".join(map(_pattern, _TOKEN.split(line))) + r"\n"
         for line in _lines(expected).split("\n")
     )
-    match = re.fullmatch(pattern, _lines(printed) + "\n")
+    text = _lines(printed) + "\n"
+    match = re.fullmatch(pattern, text)
     if match is None:
         return f"expected:\n{expected}\nprinted:\n{printed}"
     for i, wanted in enumerate(numbers, 1):
         got = match[i]
         a, b = _value(wanted), _value(got)
-        measured = "rtol" not in words or ":" in got or _UNIT.match(_lines(printed), match.end(i))
+        measured = "rtol" not in words or ":" in got or _UNIT.match(text, match.end(i))
         by = factor if measured else 1
         if not (abs(a - b) <= rtol * abs(a) or (a * b > 0 and 1 / by <= b / a <= by)):
             return (

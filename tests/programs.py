@@ -1,7 +1,6 @@
 """Start programs as users do, with a hard limit, and leave no process behind."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from minillm.cli.checks.mpi import find_mpirun
 from minillm.cli.checks.process import user_environment
 
 ROOT = Path(__file__).parents[1]
@@ -56,8 +56,7 @@ def minillm(*args: object, **options) -> subprocess.CompletedProcess:
 
 def mpirun(ranks: int, script: str, *args: object, **options) -> subprocess.CompletedProcess:
     """`mpirun -n ranks python script args`, with the mpirun of this environment."""
-    beside = Path(sys.executable).with_name("mpirun")
-    launcher = str(beside) if beside.exists() else shutil.which("mpirun")
+    launcher = find_mpirun()
     if launcher is None:
         pytest.skip("no mpirun: pip install mpich")
     return run([launcher, "-n", ranks, sys.executable, ROOT / script, *args], **options)

@@ -9,13 +9,16 @@ are those of train.py: python train.py --help
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from minillm.cli.checks.mpi import find_mpirun
 from minillm.cli.checks.process import user_environment
 from minillm.cli.faults import load_train, train_script
 from minillm.errors import UserError
@@ -23,6 +26,9 @@ from minillm.learn.chapters import Chapter, chapter
 from minillm.learn.desk import Desk
 from minillm.learn.judge import judge, load
 from minillm.learn.plug import plugged
+
+if TYPE_CHECKING:
+    from minillm.distributed import Communicator
 
 
 def train(argv: list[str]) -> int:
@@ -34,19 +40,34 @@ def train(argv: list[str]) -> int:
     if not uses:
         raise UserError("say whose functions to train with: minillm learn train --use ch05")
     if ranks > 1:
-        return _on_ranks(ranks, argv)
+        return _on_ranks(ranks, uses, rest)
     module = load_train()
-    from minillm.device import explain_out_of_memory
     from minillm.distributed import world
 
     comm = world()
+    try:
+        _train(module, comm, uses, rest)
+    except UserError:  # of all ranks alike: one says it
+        if comm.rank == 0:
+            raise
+        return 2
+    return 0
+
+
+def _train(
+    module: ModuleType, comm: "Communicator", uses: dict[str, tuple[Chapter, bool]], rest: list[str]
+) -> None:
+    """Run train.py's main with the functions in place, and count their calls."""
+    from minillm.device import explain_out_of_memory
+    from minillm.distributed import on_root
+
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         used = []
         for of, solved in uses.values():
             place = _solution(of, folder) if solved else Desk().place(of)
-            if not solved and comm.rank == 0:
-                _must_be_right(of, place)
+            if not solved:
+                on_root(comm, partial(_must_be_right, of, place))
             used += stack.enter_context(plugged(of, load(of, place)))
             whose = "the solution's" if solved else "your"
             if comm.rank == 0:
@@ -58,7 +79,6 @@ def train(argv: list[str]) -> int:
             for each in used:
                 unused = f" (used with {each.plug.options})" * (not each.calls)
                 print(f"{each.plug.function}: {each.calls:,} calls, in {each.plug.place}{unused}")
-    return 0
 
 
 def _must_be_right(of: Chapter, place: Path) -> None:
@@ -108,15 +128,14 @@ def _parse(argv: list[str]) -> tuple[dict[str, tuple[Chapter, bool]], int, list[
     return uses, ranks, rest
 
 
-def _on_ranks(ranks: int, argv: list[str]) -> int:
+def _on_ranks(ranks: int, uses: dict[str, tuple[Chapter, bool]], rest: list[str]) -> int:
     """The same command under mpirun, without its --ranks."""
-    beside = Path(sys.executable).with_name("mpirun")
-    launcher = str(beside) if beside.exists() else shutil.which("mpirun")
+    launcher = find_mpirun()
     if launcher is None:
         raise UserError("no mpirun here: pip install 'minillm[mpi]'")
-    at = next(i for i, word in enumerate(argv) if word.split("=")[0] == "--ranks")
-    rest = argv[:at] + argv[at + (1 if "=" in argv[at] else 2) :]
     command = [launcher, "-n", str(ranks), sys.executable, "-m", "minillm.cli", "learn", "train"]
+    for name, (_, solved) in uses.items():
+        command += ["--use", name + "=solution" * solved]
     root = str(train_script().parent)  # and not a folder of that name where the user stands
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = {**user_environment(), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

@@ -92,9 +92,10 @@ def chapter(word: str) -> Chapter:
     """
     match = re.fullmatch(r"(?:ch)?(\d{1,2})(?:_\w*)?/?", word)
     name = f"ch{int(match[1]):02d}" if match else ""
-    if name not in folders():
-        raise UserError(f"no chapter {word!r}: choose one of {', '.join(folders())}")
-    return read(folders()[name])
+    there = folders()
+    if name not in there:
+        raise UserError(f"no chapter {word!r}: choose one of {', '.join(there)}")
+    return read(there[name])
 
 
 def read(folder: Path) -> Chapter:

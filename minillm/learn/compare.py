@@ -30,7 +30,7 @@ def same(what: str, got: Any, wanted: Any, rtol: float = 1e-5, atol: float = 1e-
             same(f"{what}[{i}]", one, other, rtol, atol)
         return
     expect(got is not None, f"{what} is None: is a `return` missing?")
-    got, wanted = _array(what, got), np.asarray(getattr(wanted, "data", wanted))
+    got, wanted = _array(what, got), _array(what, wanted)
     if got.shape != wanted.shape:
         raise Mistake(f"{what} has shape {got.shape}, expected {wanted.shape}")
     if wanted.dtype.kind in "iub":

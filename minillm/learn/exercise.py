@@ -34,7 +34,7 @@ class Exercise:
         hints: three, each saying more than the one before.
         wrong: at least three.
         limit: seconds that the check may take on a slow machine.
-        needs: programs without which it cannot be checked: "g++", "mpirun".
+        needs: programs without which it cannot be checked: "g++".
     """
 
     title: str

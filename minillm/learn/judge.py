@@ -166,8 +166,6 @@ def _end(process: multiprocessing.process.BaseProcess) -> None:
 
 
 def _has(program: str) -> bool:
-    if program == "mpirun" and Path(sys.executable).with_name("mpirun").exists():
-        return True
     if program == "g++":
         from minillm.kernels.runtime import emulator
 

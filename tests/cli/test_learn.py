@@ -155,6 +155,14 @@ def test_bad_input_is_one_line(words, says, tmp_path):
     assert not (tmp_path / "learn").exists()
 
 
+def test_ranks_refuse_together(tmp_path):
+    """One line, whichever rank says it; of two --ranks the last counts, once."""
+    assert learn(tmp_path, "start", "ch05").returncode == 0
+    done = learn(tmp_path, "train", "--use", "ch05", "--ranks", "3", "--ranks=2", "--steps", "1")
+    assert done.returncode == 2 and done.stderr.count("is not right yet") == 1, done.stderr
+    assert "Traceback" not in done.stderr and "rank 1" not in done.stderr
+
+
 def test_training_refuses_functions_that_are_not_right(tmp_path):
     assert learn(tmp_path, "start", "ch05").returncode == 0
     done = learn(tmp_path, "train", "--use", "ch05", "--steps", "1")
