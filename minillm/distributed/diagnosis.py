@@ -20,7 +20,7 @@ from math import inf
 
 from minillm.distributed.observer import State
 
-PATIENCE, SILENT = 10, 5.0
+PATIENCE, WORK, SILENT = 10, 120.0, 5.0
 _CYCLE = 2.0  # seconds; after that, no message is on its way any more
 
 
@@ -109,7 +109,7 @@ def _late(states: dict[int, State], silent: dict[int, float], seconds: float) ->
         if 1 < quiet < SILENT:
             return None
         stood = 0.0 if state["busy"] else state["still"] + quiet
-        if stood < seconds and waits[first] < seconds * PATIENCE:
+        if stood < seconds and waits[first] < max(seconds * PATIENCE, WORK):
             return None
         doing = _doing(state, quiet)
     there = state is not None and _in(state) == missing

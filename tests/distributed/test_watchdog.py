@@ -8,7 +8,7 @@ import time
 import pytest
 
 from minillm.distributed import SingleProcess
-from minillm.distributed.diagnosis import PATIENCE, SILENT, diagnose, table
+from minillm.distributed.diagnosis import PATIENCE, SILENT, WORK, diagnose, table
 from minillm.distributed.link import Link
 from minillm.distributed.observer import Observer
 from minillm.distributed.stragglers import _LOOKS, Stragglers
@@ -59,9 +59,18 @@ def test_slow_is_not_hung():
     waits = rank_in(SUM, blocked=[1, SECONDS + 1])
     assert found([waits, rank_in(still=1.0)]) is None
     assert found([waits, rank_in(still=99.0, busy="saving")]) is None
-    ages = rank_in(SUM, blocked=[1, SECONDS * PATIENCE + 1])
+    ages = rank_in(SUM, blocked=[1, max(SECONDS * PATIENCE, WORK) + 1])
     assert found([ages, rank_in(still=0.0)]).ranks == [1]
     assert "busy saving" in found([ages, rank_in(still=99.0, busy="saving")]).line
+
+
+def test_short_limits_leave_time_to_compile():
+    """Rank 0 compiled for 20 s on a loaded machine, under --watchdog 2."""
+    compiles = rank_in(still=0.0)
+    for waited, blamed in ((WORK - 1, None), (WORK + 1, [0])):
+        states = {0: compiles, 1: rank_in((14, "barrier"), blocked=[0, waited])}
+        verdict = diagnose(states, {0: 0.1, 1: 0.1}, [], 2.0)
+        assert (verdict and verdict.ranks) == blamed
 
 
 def test_a_silent_rank_is_to_blame_whatever_it_said_before():

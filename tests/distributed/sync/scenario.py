@@ -4,6 +4,7 @@ Besides what that one has: two groups of parameters, and one parameter, `b2`, wh
 complete only after `sum_late`, which adds to it a tenth of each rank's share of the tokens.
 """
 
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -49,9 +50,12 @@ class Outcome:
 
 def train(
     comm: Communicator, kind: str, optimizer: str = "adamw", steps=range(20), start=None,
-    micro: int = 2, clip: float = 4.0, **options,
+    micro: int = 2, clip: float = 4.0, late: float = 0.0, **options,
 ) -> Outcome:  # fmt: skip
-    """Train for some steps, from the parameters and the state of another Outcome if given."""
+    """Train for some steps, from the parameters and the state of another Outcome if given.
+
+    This rank comes `late` seconds late to the sums of each step.
+    """
     p = model()
     if comm.rank:  # to be overwritten by those of rank 0
         for tensor in p.values():
@@ -92,6 +96,8 @@ def train(
         losses.append(0.0)
         for i in range(first, last, micro):
             s = slice(i, min(i + micro, last))
+            if s.stop == last:
+                time.sleep(late)
             with nullcontext() if s.stop == last else sync.no_sync():
                 part = loss(p, x[s], y[s], tokens[s], i, divisor)
                 part.backward()
