@@ -13,6 +13,8 @@ Words after the language say more:
     rtol=0.01               numbers in the output may differ so much; text may not
     factor=10               ... or by so many times: times and rates, which are of a machine. With
                             rtol beside it, only numbers with a unit (s, GB/s, %, MB ...) may
+    docs=3.11.7             ... of training on that Python's documentation, as train.py does by
+                            default: with another Python only the words are compared
     limit=60                seconds that a shell fence may take
 
 `...` in an output stands for anything, on a line of its own also for nothing. Numbers must be equal
@@ -23,6 +25,7 @@ import contextlib
 import io
 import linecache
 import os
+import platform
 import re
 import shutil
 import sys
@@ -179,6 +182,8 @@ def difference(printed: str, expected: str, words: dict[str, str]) -> str | None
     match = re.fullmatch(pattern, text)
     if match is None:
         return f"expected:\n{expected}\nprinted:\n{printed}"
+    if words.get("docs", platform.python_version()) != platform.python_version():
+        return None
     for i, wanted in enumerate(numbers, 1):
         got = match[i]
         a, b = _value(wanted), _value(got)
