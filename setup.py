@@ -25,7 +25,15 @@ EXTRAS = {
     "toolkit": [requirement + _LINUX for requirement in _TOOLKIT],
     "bench": ["torch", "pytest", "pytest-benchmark"],
     "docs": ["furo", "jupytext", "myst-parser", "sphinx>=8", "sphinxcontrib-mermaid"],
-    "test": ["hypothesis", "pytest", "pytest-benchmark", "pytest-timeout", "ruff", "sybil>=9"],
+    "test": [
+        "hypothesis",
+        "pytest",
+        "pytest-benchmark",
+        "pytest-timeout",
+        "pytest-xdist>=3.6",
+        "ruff",
+        "sybil>=9",
+    ],
 }
 
 setup(

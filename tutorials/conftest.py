@@ -2,6 +2,7 @@
 
 from sybil import Sybil
 
+from tests.conftest import pytest_xdist_setupnodes  # noqa: F401 - where only chapters are run
 from tests.fences import parse
 
 pytest_collect_file = Sybil(parsers=[parse], patterns=["README.md", "tour.md"]).pytest()
