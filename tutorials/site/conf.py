@@ -44,6 +44,14 @@ myst_dmath_allow_digits = False  # "$5 or $6" is money
 myst_dmath_allow_space = False
 myst_dmath_double_inline = True
 
+mermaid_height = "auto"  # as high as the diagram, not 500 pixels
+mermaid_fullscreen = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "75%"},
+}
+
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
