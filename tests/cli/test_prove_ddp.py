@@ -161,7 +161,7 @@ def prove(tmp_path, capsys):
 def test_one_and_three_ranks(prove):
     only = ["zero1, micro", "pp 3", "balance", "bf16"]
     code, text, made = prove("--ranks", "1", "3", "--steps", "12", "--only", *only)
-    assert code == 0
+    assert code == 0, text
     exact = [case for case in made if case["kind"] == "exact"]
     names = {case["name"].split(",")[0] for case in exact}
     assert names == {"zero1", "pp 3", "dynamic balance"}
