@@ -20,7 +20,7 @@ from minillm.errors import UserError
 from minillm.train.proof.worker import DONE, READY, Job
 
 ROOT = Path(minillm.__file__).parents[1]
-LIMIT = 120.0  # seconds without a word from the ranks; the watchdog in them is faster
+LIMIT = 400.0  # seconds without a word from the ranks: their watchdog gives one that works 300
 WORKER = ["-m", "minillm.train.proof.worker"]
 _MARK = "MINILLM_PROOF"  # inherited by all: mpirun's children leave its process group
 
