@@ -192,9 +192,9 @@ EXERCISES = (
         hints=(
             "May a worker begin that is ahead of the slowest by exactly `staleness`? And what if a"
             " worker writes to what it has pulled?",
-            "`push` moves self.params by lr / workers of the gradient and adds 1 to one element of"
-            " self.pushed; `pull` must not hand out the server's own memory.",
-            "self.pushed[worker] - self.pushed.min() <= self.staleness",
+            "`push` moves by lr / workers of the gradient and counts; `pull` hands out a copy.",
+            "self.params -= self.lr / self.workers * grad; self.pushed[worker] += 1;"
+            " return self.pushed[worker] - self.pushed.min() <= self.staleness",
         ),
         wrong=(
             Wrong("learning rate not divided by workers", "self.lr / self.workers * grad",
