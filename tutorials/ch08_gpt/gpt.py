@@ -103,7 +103,7 @@ class Block(Module):
 
 
 def initial_weight(name, shape, L, rng):
-    """The initial value of one parameter, float32 of this shape, as GPT-2 has it.
+    """The initial value of one parameter, float32 of this shape, as nanoGPT draws it for GPT-2.
 
     Biases are 0. Other vectors are weights of layer norms: 1. Matrices are drawn from a normal
     distribution of mean 0 and standard deviation 0.02, but 0.02 / sqrt(2 L) for the two matrices of

@@ -161,11 +161,12 @@ EXERCISES = (
         "The ring in pieces",
         check_ring,
         hints=(
-            "Post the first receive before the loop. In turn m: send, post receive m + 1, yield the"
-            " request of receive m, combine.",
-            "Two buffers are enough: message m arrives in buffers[m % 2] if it is to be combined,"
-            " else in part(m, 2) itself, from where message m - summed was sent: yield that send"
-            " first.",
+            "One loop over all messages. In turn m, what must be posted before you may yield the"
+            " request of receive m? And what must have left before something arrives in its place?",
+            "Post the first receive before the loop. In turn m: send; post receive m + 1; yield the"
+            " request of receive m; combine. Message m arrives in buffers[m % 2] if it is to be"
+            " combined, else in part(m, 2) itself, from where message m - summed was sent: yield"
+            " that send first.",
             "for m in range(total): sends.append(isend of part(m, 1)); current = receive; if m + 1"
             " < total: [yield sends[m + 1 - summed] if m + 1 >= summed]; receive = irecv into(m +"
             " 1); yield current; combine if m < summed. At the end: yield from sends.",

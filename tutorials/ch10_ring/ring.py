@@ -83,7 +83,8 @@ def ring(comm, array, ufunc=np.add, tag=0, piece_bytes=1 << 20):
         messages below (p - 1) k are combined with what is there; later ones replace it
 
     The receive of message m + 1 is posted before message m is waited for. Nothing is received into
-    an array from which a message is still being sent, nor into one that is not used up.
+    an array from which a message is still being sent, nor into one that is not used up. At the end
+    every request, of sends too, has been yielded: only then may the caller use `array`.
     """
     p, n = comm.size, array.size
     left, right = (comm.rank - 1) % p, (comm.rank + 1) % p
