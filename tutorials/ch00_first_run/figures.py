@@ -41,8 +41,8 @@ def parameters(V, T, L, C, bias=False, tied=True):
 def flops_per_token(V, T, L, C, bias=False, tied=True):
     """Floating-point operations of training on one token, forward and backward, equation (6).
 
-    The N of equation (6) counts every parameter but those of tables that are only looked up: the
-    position embedding always, the token embedding where it is not tied.
+    N' of equation (6) counts every parameter but those of tables that are only looked up: the
+    position embedding always, the token embedding where the output is not tied to it.
     """
     # hole 3: six a parameter that is multiplied with, and attention
     looked_up = T * C if tied else T * C + V * C

@@ -58,7 +58,8 @@ def rnn_backward(dh, h, x, h0, U, W):
     """Backpropagation through time: equations (8) to (10).
 
     Args:
-        dh: (T, B, C), the gradient that reaches each state from above, not from later states.
+        dh: (T, B, C), the gradient of each state that does not come through later states: the h_t
+            with a bar of equation (8).
         h, x, h0, U, W: as `rnn_forward` took and gave them. Nothing is written into.
 
     Returns:
