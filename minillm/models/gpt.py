@@ -129,8 +129,8 @@ class GPTConfig:
 class GPT(Module):
     """A decoder-only transformer over token ids.
 
-    Initial weights as in GPT-2: all matrices from N(0, 0.02), those that add to the residual stream
-    from N(0, 0.02 / sqrt(2 L)), since the stream is a sum of 2 L such terms; biases 0.
+    Initial weights as nanoGPT draws them: matrices from N(0, 0.02), but those that add to the
+    residual stream from N(0, 0.02 / sqrt(2 L)), as it is a sum of 2 L such terms; biases 0.
     """
 
     def __init__(self, config: GPTConfig):
