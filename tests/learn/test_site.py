@@ -173,3 +173,26 @@ def fences(chapter: Path, language: str) -> list[str]:
     fence = rf"^```{language}((?: [^\n]*)?)\n(.*?)\n```$"
     found = re.findall(fence, chapter.read_text(encoding="utf-8"), re.M | re.S)
     return [body.strip("\n") for words, body in found if "file=" not in words]
+
+
+MATH = re.compile(r"\$\$.+?\$\$|\$[^$]+\$", re.DOTALL)
+
+
+@needs_sphinx
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.parent.name)
+def test_equations_survive_githubs_markdown(path):
+    """There, Markdown comes first: a backslash before a sign goes, and `*` may be emphasis."""
+    from markdown_it import MarkdownIt
+
+    text, tokens = path.read_text(encoding="utf-8"), MarkdownIt("commonmark").enable("table")
+    assert "\\operatorname" not in text  # not allowed
+    for token in tokens.parse(text):
+        if token.type != "inline":
+            continue
+        left = "".join(child.content or child.type for child in token.children)
+        for equation in MATH.findall(re.sub(r"`[^`]*`", "", token.content)):
+            assert squeezed(equation) in squeezed(left)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s|softbreak", "", text)
