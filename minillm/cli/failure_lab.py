@@ -27,6 +27,7 @@ from math import inf, isclose
 from pathlib import Path
 
 from minillm.cli.checks.mpi import find_mpirun
+from minillm.cli.checks.process import ended_by_sigterm
 from minillm.cli.faults import train_script
 from minillm.cli.launched import Launched
 from minillm.errors import UserError
@@ -134,7 +135,8 @@ def main(argv: list[str]) -> int:
     passed = True
     for number, name in enumerate(names or FAULTS):
         rank = (number + 1) % options.ranks
-        result = lab.run(name, rank)
+        with ended_by_sigterm():
+            result = lab.run(name, rank)
         passed &= not result.problems
         seconds = "never" if result.seconds is None else f"{result.seconds:.1f} s"
         verdict = "; ".join(result.problems) or "passed"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from minillm.cli.checks.mpi import check_library
+from minillm.cli.checks.process import ended_by_sigterm
 from minillm.cli.proof_ranks import ROOT, Broken, launch
 from minillm.errors import UserError
 from minillm.train.progress import clock
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
     if command.out and (out.is_dir() or not os.access(there, os.W_OK)):
         raise UserError(f"--out {command.out}: cannot write a file there")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="prove-ddp-") as folder:
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="prove-ddp-") as folder:
         verdicts = Proof(chosen, train, Path(folder)).run()
     made = {
         "command": shlex.join(["minillm", "prove-ddp", *argv]),

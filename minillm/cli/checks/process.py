@@ -1,12 +1,14 @@
 """Run a command that may hang, crash, or leave children behind, and end with none of it running."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +80,22 @@ def run(command: Sequence[str], seconds: float, env: Mapping[str, str] | None = 
             _end(process, mark)
         elapsed = time.monotonic() - began
         return Outcome(code, _text(output), _text(error), elapsed)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM ends the program as Ctrl-C does, by an exception that leaves every `with` and
+    `finally` on its way; with exit code 143, which the shell gives those that SIGTERM kills."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning up short
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _text(file: object) -> str:
