@@ -6,6 +6,7 @@ gradient clipping, so that neither costs a pass over the gradients nor is hidden
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -28,10 +29,14 @@ class Shard:
     """
 
     def __init__(self, flat: FlatGroup, part: slice, state_names: Sequence[str]):
-        self.part = part
+        self.part, self._state_names = part, state_names
         self.data, self.grad = flat.data[part], flat.grad[part]
+
+    @cached_property
+    def state(self) -> dict[str, Array]:
+        """Made at its first use: a shard that others replace before takes no memory for it."""
         xp = xp_of(self.data)
-        self.state: dict[str, Array] = {name: xp.zeros_like(self.data) for name in state_names}
+        return {name: xp.zeros_like(self.data) for name in self._state_names}
 
 
 class ParamGroup:

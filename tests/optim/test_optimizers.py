@@ -1,6 +1,7 @@
 """Optimisers: the same numbers as PyTorch's over 20 steps; groups, state, arguments."""
 
 import math
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -170,6 +171,21 @@ def test_shards_on_several_processes_update_as_one(make):
         np.testing.assert_array_equal(total[name], 2 * array if name == "step" else array)
     optimizers[1].load_state_dict(optimizers[0].state_dict())
     assert optimizers[1].steps == 3
+
+
+def test_a_process_with_a_share_never_takes_memory_for_all_state():
+    n = 1 << 20
+    w = Tensor(np.ones(n), requires_grad=True)
+    tracemalloc.start()
+    try:
+        optimizer = AdamW([w], lr=0.1)
+        optimizer.groups[0].shard([slice(0, n // 4)])
+        assert len(optimizer.groups[0].shards[0].state) == 2  # made by now
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    flat, state = 2 * 8 * n, 2 * 8 * n // 4  # parameters and gradients; two moments of a quarter
+    assert flat + state <= most < flat + state + n
 
 
 def test_param_groups_decay_matrices_and_embeddings_only():
