@@ -32,6 +32,7 @@ import numpy as np
 
 from minillm.distributed.comm import Communicator
 from minillm.distributed.ring import all_gather
+from minillm.distributed.spans import span
 from minillm.errors import UserError
 
 MODES = ("equal", "static", "dynamic")
@@ -105,8 +106,8 @@ class Balancer:
         self.comm, self.batch_size, self.mode, self.interval = comm, batch_size, mode, interval
         self._recent: list[float] = []  # seconds a sample, of the steps since the last decision
         shares(batch_size, [1.0] * comm.size)  # refuses more ranks than samples
-        edges = [batch_size * r // comm.size for r in range(comm.size + 1)]
-        self.shares = [stop - start for start, stop in zip(edges, edges[1:])]
+        equal = (span(batch_size, r, comm.size) for r in range(comm.size))
+        self.shares = [part.stop - part.start for part in equal]
         if mode == "static":
             self.shares = shares(batch_size, [1 / s for s in self._of_all(seconds)])
 

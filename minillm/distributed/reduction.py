@@ -15,6 +15,7 @@ from minillm import env
 from minillm.device import Array, xp_of
 from minillm.distributed import staging
 from minillm.distributed.comm import Communicator, Request
+from minillm.distributed.spans import span
 from minillm.distributed.staging import ready
 from minillm.distributed.steps import Steps
 from minillm.errors import UserError
@@ -64,8 +65,8 @@ def finish(array: Array, op: str, size: int) -> None:
 
 def cut(array: Array, most: int | None = None) -> list[Array]:
     """Views of equal size, give or take 1 element, of at most `most` bytes: by default, a piece."""
-    pieces, n = -(-array.nbytes // (most or PIECE_BYTES)), array.size
-    return [array[i * n // pieces : (i + 1) * n // pieces] for i in range(pieces)]
+    pieces = -(-array.nbytes // (most or PIECE_BYTES))
+    return [array[span(array.size, i, pieces)] for i in range(pieces)]
 
 
 def on_host(

@@ -34,24 +34,23 @@ from minillm.device import Array, xp_of
 from minillm.distributed import reduction
 from minillm.distributed.comm import Communicator, Request
 from minillm.distributed.reduction import combine, finish, on_host, ufunc_of
+from minillm.distributed.spans import span
 from minillm.distributed.staging import final, ready
 from minillm.distributed.steps import Collective, Steps
 
 
 def chunk(comm: Communicator, array: Array) -> Array:
     """The part of `array` (n,) that this rank sums: a view of n / size elements, give or take 1."""
-    return array[_span(comm, array)]
+    return array[_mine(comm, array)]
 
 
 def chunks(comm: Communicator, array: Array) -> list[Array]:
     """The parts of `array` (n,) that all ranks sum, by rank."""
-    n, p = array.size, comm.size
-    return [array[r * n // p : (r + 1) * n // p] for r in range(p)]
+    return [array[span(array.size, r, comm.size)] for r in range(comm.size)]
 
 
-def _span(comm: Communicator, array: Array) -> slice:
-    n, p, r = array.size, comm.size, comm.rank
-    return slice(r * n // p, (r + 1) * n // p)
+def _mine(comm: Communicator, array: Array) -> slice:
+    return span(array.size, comm.rank, comm.size)
 
 
 @Collective
@@ -64,7 +63,7 @@ def reduce_scatter(comm: Communicator, array: Array, op: str = "sum", tag: int =
         op: "sum", "mean", "max" or "min".
     """
     ufunc = ufunc_of(op, array)
-    last, mine = comm.size - 1, _span(comm, array)
+    last, mine = comm.size - 1, _mine(comm, array)
     yield from on_host(
         comm, array, lambda host: _ring(comm, host, ufunc, 0, last, tag), writes=mine
     )
@@ -76,7 +75,7 @@ def reduce_scatter(comm: Communicator, array: Array, op: str = "sum", tag: int =
 def all_gather(comm: Communicator, array: Array, tag: int = 0) -> Steps[None]:
     """Give every rank the `chunk(comm, array)` of every other, in place."""
     first, last = comm.size - 1, 2 * (comm.size - 1)
-    mine = _span(comm, array)
+    mine = _mine(comm, array)
     yield from on_host(
         comm, array, lambda host: _ring(comm, host, np.add, first, last, tag), reads=mine
     )
@@ -101,7 +100,7 @@ def _ring(
         """The part of `array` that goes as `message` to the right (lag 1) or from the left (2)."""
         step, piece = divmod(message, pieces)
         i = (comm.rank - lag - step) % p * pieces + piece
-        return array[i * n // (p * pieces) : (i + 1) * n // (p * pieces)]
+        return array[span(n, i, p * pieces)]
 
     summed = (p - 1) * pieces  # messages below this are added
     depth = min(reduction.DEPTH, summed)

@@ -26,6 +26,7 @@ from minillm.autograd import no_grad
 from minillm.device import Array, xp_of
 from minillm.distributed import all_reduce, broadcast, split
 from minillm.distributed.comm import Request
+from minillm.distributed.spans import span
 from minillm.models.gpt import GPT
 from minillm.nn import ModuleList, Parameter
 from minillm.parallel.grid import Grid
@@ -108,7 +109,7 @@ class Pipeline:
 
     def first_layer(self, stage: int) -> int:
         """The first layer of a stage; stages differ by at most 1 layer."""
-        return stage * self.model.config.n_layer // self.grid.pp.size
+        return span(self.model.config.n_layer, stage, self.grid.pp.size).start
 
     def stage_of(self, name: str) -> int:
         """The stage that has a parameter; of a tied table, the first that has it."""

@@ -5,14 +5,15 @@
     mlp.up, mlp.gate            hidden        rows
     attention.proj, mlp.proj    H D, hidden   columns: of what the rows above have made
 
-Everything else (norms, positions, the biases of proj) is whole on every rank. Rank r of p has
-elements [r n // p, (r + 1) n // p) of each segment of n: sizes need not be divisible by p.
+Everything else (norms, positions, the biases of proj) is whole on every rank. Each has its span of
+every segment, so sizes need not be divisible by the number of ranks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minillm.device import Array, xp_of
+from minillm.distributed.spans import span
 from minillm.models.gpt import GPTConfig
 
 
@@ -39,23 +40,21 @@ def split_of(name: str, config: GPTConfig) -> Split | None:
     return None
 
 
-def _bounds(n: int, rank: int, size: int) -> tuple[int, int]:
-    return rank * n // size, (rank + 1) * n // size
-
-
 def cut(array: Array, split: Split, rank: int, size: int) -> Array:
     """The share of `rank` among `size`, contiguous, in memory of its own."""
     pieces, offset = [], 0
     for n in split.segments:
-        start, stop = (offset + i for i in _bounds(n, rank, size))
-        pieces.append(array[(slice(None),) * split.dim + (slice(start, stop),)])
+        part = span(n, rank, size)
+        part = slice(offset + part.start, offset + part.stop)
+        pieces.append(array[(slice(None),) * split.dim + (part,)])
         offset += n
     return xp_of(array).concatenate(pieces, axis=split.dim)
 
 
 def cut_shape(shape: tuple[int, ...], split: Split, rank: int, size: int) -> tuple[int, ...]:
     """The shape that `cut` returns, for an array of `shape`."""
-    n = sum(stop - start for start, stop in (_bounds(n, rank, size) for n in split.segments))
+    parts = (span(n, rank, size) for n in split.segments)
+    n = sum(part.stop - part.start for part in parts)
     return (*shape[: split.dim], n, *shape[split.dim + 1 :])
 
 
@@ -64,7 +63,7 @@ def join(shares: Sequence[Array], split: Split) -> Array:
     size, pieces, read = len(shares), [], [0] * len(shares)
     for n in split.segments:
         for rank, share in enumerate(shares):
-            start, stop = _bounds(n, rank, size)
-            first, read[rank] = read[rank], read[rank] + stop - start
+            part = span(n, rank, size)
+            first, read[rank] = read[rank], read[rank] + part.stop - part.start
             pieces.append(share[(slice(None),) * split.dim + (slice(first, read[rank]),)])
     return xp_of(shares[0]).concatenate(pieces, axis=split.dim)

@@ -23,6 +23,7 @@ from typing import Any
 from minillm.autograd import is_grad_enabled
 from minillm.device import Array, xp_of
 from minillm.distributed import Communicator, all_reduce
+from minillm.distributed.spans import span
 from minillm.errors import UserError
 from minillm.kernels.cross_entropy import check_targets
 from minillm.kernels.embedding import check_ids, embedding_backward
@@ -36,7 +37,7 @@ BLOCK = 1 << 18  # logits that are worked on at once: 1 MB of float32
 
 def _mine(ids: Array, counted: Array | None, width: int, V: int, comm: Communicator) -> tuple:
     """Where the flat `ids` (N,) are words of this rank, which has `width` of them, and which."""
-    local = ids - comm.rank * V // comm.size
+    local = ids - span(V, comm.rank, comm.size).start
     mine = (local >= 0) & (local < width)
     where = xp_of(ids).nonzero(mine if counted is None else mine & counted)[0]
     return where, local[where]
@@ -169,11 +170,11 @@ def vocab_parallel_cross_entropy(
         UserError: a target that is no class; a number of columns that is not this rank's share.
         RuntimeError: inplace on a leaf.
     """
-    r, p = comm.rank, comm.size
-    if input.ndim != 2 or input.shape[1] != (r + 1) * vocab_size // p - r * vocab_size // p:
+    mine = span(vocab_size, comm.rank, comm.size)
+    if input.ndim != 2 or input.shape[1] != mine.stop - mine.start:
         raise UserError(
-            f"vocab_parallel_cross_entropy: logits {input.shape} are not the share of rank {r} of"
-            f" {p} in a vocabulary of {vocab_size}"
+            f"vocab_parallel_cross_entropy: logits {input.shape} are not the share of rank"
+            f" {comm.rank} of {comm.size} in a vocabulary of {vocab_size}"
         )
     with_grad = is_grad_enabled() and input.requires_grad
     if with_grad and not inplace:

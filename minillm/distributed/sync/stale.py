@@ -36,6 +36,7 @@ import numpy as np
 from minillm.device import Array, device_of, to_device
 from minillm.distributed.comm import BARRIER_TAG, Communicator, Request
 from minillm.distributed.compression import Compressed, Plain
+from minillm.distributed.spans import span
 from minillm.distributed.steps import Collective, Steps
 from minillm.optim import Optimizer
 
@@ -121,9 +122,8 @@ class Stale:
             self.pushed[rank] += 1
         elif kind == PARAMETERS:
             for group in self.optimizer.groups:
-                n, p = group.flat.data.size, self.comm.size
-                part = group.flat.data[rank * n // p : (rank + 1) * n // p]
-                yield self.comm.irecv(part, rank, BODY_TAG)
+                part = span(group.flat.data.size, rank, self.comm.size)
+                yield self.comm.irecv(group.flat.data[part], rank, BODY_TAG)
                 group.flat.changed()
             self.pulled[rank] = number
         if kind == END:
