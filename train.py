@@ -118,9 +118,10 @@ def train(comm, run, data, began):
                         pipe.backward(i)
             if config.balance == "dynamic":
                 synchronize(config.device)  # a GPU has only been told what to do
-            balancer.note(time.perf_counter() - computing, stop - start)
+            computed = time.perf_counter() - computing
             with trace.span("finish sums"):
                 sync.finish()
+            balancer.note(computed, stop - start)  # no message of theirs is on its way any more
             own_loss = pipe.losses() * divisor
             most = config.grad_clip or math.inf
             norm, clip = clip_grad_norm(optimizer.groups, most, sync.total)

@@ -31,7 +31,7 @@ from minillm.distributed.steps import Collective, Steps
 from minillm.errors import UserError
 
 TAGS = 4096  # of a communicator; each split of it (group.py) has as many of its own
-BARRIER_TAG, LEFT_TAG = TAGS - 2, TAGS - 1  # callers use those below
+BARRIER_TAG, LEFT_TAG = TAGS - 2, TAGS - 1  # callers use those below: steps.py refuses others
 
 
 class Request(Protocol):
@@ -55,6 +55,8 @@ class Communicator(ABC):
         bytes_sent: how much this rank has sent so far.
         host_of: by rank, a number that ranks sharing memory have in common.
         most_tag: the largest tag that messages may carry.
+        tags: collectives take those below this.
+        under_way: those of collectives that have begun and not ended.
         gpu_aware: whether messages take arrays on a GPU as they are (mpi.py).
         layout: how many ranks and hosts, in words.
         tables: which all-reduce is the fastest, by layout, where that was measured (tuning.py).
@@ -65,6 +67,7 @@ class Communicator(ABC):
     """
 
     most_tag = 2**31 - 1
+    tags = BARRIER_TAG
     gpu_aware = False
 
     def __init__(self, rank: int, size: int):
@@ -74,6 +77,7 @@ class Communicator(ABC):
         self.kept: dict[Hashable, tuple] = {}
         self.contexts = 0
         self.flight, self.label = Flight(), ""
+        self.under_way: set[int] = set()
 
     @cached_property
     def layout(self) -> str:

@@ -190,17 +190,16 @@ def compressed_reduce_scatter(
     comm: Communicator, array: np.ndarray, codec: Codec, owed: _Owed, tag: int = 0
 ) -> Steps[None]:
     """This rank's chunk of `array` becomes the sum of all C(a)."""
-    p, r, n = comm.size, comm.rank, array.size
+    p, r = comm.size, comm.rank
     mine, a = chunk(comm, array), owed.own
     arrived = [_room(codec, mine) for _ in range(p)]
     receives = {j: comm.irecv(arrived[j], j, tag) for j in range(p) if j != r}
-    decoded = np.empty(-(-n // p), array.dtype)
+    decoded = np.empty(-(-array.size // p), array.dtype)
     a += array
-    sends = []
+    sends, parts = [], chunks(comm, a)
     for j in ((r + shift) % p for shift in range(1, p + 1)):  # not all to rank 0 first; r last
-        part = a[j * n // p : (j + 1) * n // p]
-        data = _room(codec, part) if j != r else arrived[r]
-        _encode(codec, part, data, decoded[: part.size])
+        data = _room(codec, parts[j]) if j != r else arrived[r]
+        _encode(codec, parts[j], data, decoded[: parts[j].size])
         if j != r:
             sends.append(comm.isend(data, j, tag))
     mine[...] = 0
@@ -218,7 +217,7 @@ def compressed_all_reduce(
     comm: Communicator, array: np.ndarray, codec: Codec, owed: _Owed, tag: int = 0
 ) -> Steps[None]:
     """All of `array` becomes C(b): each chunk that of its rank."""
-    yield from compressed_reduce_scatter.steps(comm, array, codec, owed, tag)
+    yield from compressed_reduce_scatter.within(comm, array, codec, owed, tag)
     p, r, parts = comm.size, comm.rank, chunks(comm, array)
     others = [(r + shift) % p for shift in range(1, p)]
     arrived = {j: _room(codec, parts[j]) for j in others}

@@ -23,11 +23,10 @@ from functools import partial
 from typing import Any
 
 from minillm.device import Array
-from minillm.distributed.comm import BARRIER_TAG, Communicator
+from minillm.distributed.comm import Communicator
 from minillm.distributed.compression import Plain
 from minillm.distributed.steps import Progress, Steps, run
 from minillm.distributed.tree import broadcast
-from minillm.errors import UserError
 from minillm.kernels.reduce import sum_of_squares
 from minillm.optim.flat import FlatGroup
 from minillm.tensor import Tensor
@@ -98,11 +97,6 @@ class DistributedDataParallel:
         self._sync = True
         self.buckets = [b for group in self.groups for b in _buckets(group, bucket_bytes)]
         self.buckets.sort(key=lambda bucket: bucket.end)  # stable, so the same on all ranks
-        if len(self.buckets) > BARRIER_TAG:
-            raise UserError(
-                f"{len(self.buckets)} buckets of gradients, but only {BARRIER_TAG} can be sent side"
-                " by side: take larger buckets"
-            )
         if comm.size == 1:
             return
         for group in self.groups:

@@ -38,7 +38,7 @@ def nccl_all_reduce(comm: Communicator, array: Array, op: str, tag: int) -> Step
         name = np.zeros(_ID_BYTES, np.int64)
         if comm.rank == 0:
             name[:] = nccl.get_unique_id()
-        yield from broadcast.steps(comm, name, 0, tag)
+        yield from broadcast.within(comm, name, 0, tag)
         joined = nccl.NcclCommunicator(comm.size, tuple(name.tolist()), comm.rank)
         _joined[comm] = joined
     how = getattr(nccl, f"NCCL_{'SUM' if op == 'mean' else op.upper()}")

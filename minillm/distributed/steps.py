@@ -33,8 +33,9 @@ def run(steps: Steps[T]) -> T:
 class Collective(Generic[T]):
     """A generator of requests that, called, runs to its end; `.steps(...)` is the generator.
 
-    Both note the collective in the rank's flight recorder (flight.py), this first argument's. Its
-    first parameters are the communicator and, if any, the array; the tag is the one called "tag".
+    Both note the collective in the rank's flight recorder (flight.py), the first argument's, and
+    refuse a tag that is under way: each collective would take the other's messages. Its first
+    parameters are the communicator and, if any, the array; the tag is the one called "tag".
     """
 
     def __init__(self, steps: Callable[..., Steps[T]]):
@@ -54,16 +55,33 @@ class Collective(Generic[T]):
         """The requests that it waits for, one after another; it begins at the first `next`."""
         return self._noted(comm, args, kwargs, False)
 
+    def within(self, comm: Any, *args: Any, **kwargs: Any) -> Steps[T]:
+        """The requests, as part of another collective: that one is noted, and it has the tag."""
+        return self._steps(comm, *args, **kwargs)
+
     def _noted(self, comm: Any, args: tuple, kwargs: dict[str, Any], blocking: bool) -> Steps[T]:
         array = args[0] if args else kwargs.get("array")
         tag = args[self._tag_at] if len(args) > self._tag_at else kwargs.get("tag", 0)
+        if not 0 <= tag < comm.tags:  # those are the barrier's, and of other groups of ranks
+            raise UserError(
+                f"{self.__name__} with tag {tag}: only {comm.tags} sums of a step are kept apart:"
+                " make fewer and larger ones (--sync bucketed, a larger --bucket_mb)"
+            )
+        if tag in comm.under_way:
+            raise UserError(
+                f"{self.__name__} with tag {tag}, which a collective that has not ended uses: each"
+                " would take the other's messages; wait for that one, or take another tag"
+            )
         flight = comm.flight
+        comm.under_way.add(tag)
         call = flight.begin(comm, self.__name__, array, tag, blocking)
         try:
             result = yield from self._steps(comm, *args, **kwargs)
         except (UserError, GeneratorExit):  # any other error ends the run: it stays under way
             flight.end(call)
             raise
+        finally:
+            comm.under_way.discard(tag)
         flight.end(call)
         return result
 

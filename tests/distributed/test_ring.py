@@ -18,6 +18,7 @@ from minillm.distributed import (
     run_threads,
 )
 from minillm.distributed.steps import Progress
+from minillm.errors import UserError
 from minillm.kernels.tolerances import tolerance
 
 DTYPES = [np.float64, np.float32, ml_dtypes.bfloat16, np.int64]
@@ -133,3 +134,20 @@ def test_what_it_sends_and_what_memory_it_takes():
         tracemalloc.stop()
     assert sent == [2 * (size - 1) * n * 8 // size] * size
     assert peak < size * reduction.DEPTH * reduction.PIECE_BYTES + 500_000
+
+
+def test_a_tag_under_way_is_refused():
+    """Ranks balanced by speed gathered their times while gradients were on their way, both with
+    tag 0: now and then a rank took one message for the other."""
+
+    def work(comm):
+        sums, array = Progress(), np.ones(10)
+        sums.start(all_reduce.steps(comm, array, tag=3))
+        with pytest.raises(UserError, match="all_gather with tag 3, which a collective .* uses"):
+            all_gather(comm, np.ones(10), tag=3)
+        all_gather(comm, np.ones(10), tag=4)
+        sums.wait()
+        all_gather(comm, array, tag=3)
+        return array.sum()
+
+    assert run_threads(3, work) == [30.0] * 3

@@ -71,8 +71,12 @@ class Strategy(ABC):
         self.late, self.sum_late = list(late), sum_late
         self.exposed_seconds = 0.0
         self.own_squares = 0.0
-        for group in optimizer.groups:
-            broadcast(comm, group.flat.data)
+        self.replicate()
+
+    def replicate(self) -> None:
+        """Give all ranks the parameters of rank 0."""
+        for group in self.optimizer.groups:
+            broadcast(self.comm, group.flat.data)
 
     def divisor(self, own: int, everyone: int) -> int:
         """By how many tokens this rank divides its losses."""

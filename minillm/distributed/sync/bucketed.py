@@ -25,9 +25,13 @@ class Bucketed(Strategy):
     """
 
     def __init__(self, *args: Any, bucket_bytes: int = 4 << 20, **options: Any):
+        self.bucket_bytes = bucket_bytes
         super().__init__(*args, **options)
+
+    def replicate(self) -> None:
+        """The DistributedDataParallel does, when it is made."""
         self.ddp = DistributedDataParallel(
-            self.comm, [group.flat for group in self.optimizer.groups], bucket_bytes,
+            self.comm, [group.flat for group in self.optimizer.groups], self.bucket_bytes,
             self.reduce, self.late, self.sum_late,
         )  # fmt: skip
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from minillm.distributed import SingleProcess, codecs, run_threads
+from minillm.distributed.comm import BARRIER_TAG
 from minillm.distributed.compression import Compressed
-from minillm.distributed.sync import STRATEGIES, Bucketed, ParameterServer, Zero1
+from minillm.distributed.sync import STRATEGIES, Bucketed, Naive, ParameterServer, Zero1
+from minillm.errors import UserError
 from minillm.optim import SGD, AdamW
 from minillm.tensor import Tensor
 from tests.distributed.sync.scenario import EXACT, OPTIMIZERS, train
@@ -152,6 +154,16 @@ def two_layers(comm, kind, **options):
     return step
 
 
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_parameters_are_sent_once_at_the_start(kind):
+    def work(comm):
+        two_layers(comm, STRATEGIES[kind])
+        return comm.bytes_sent, [call.name for call in comm.flight.calls]
+
+    n = 2 * 64 * 64 * 8
+    assert run_threads(2, work) == [(n, ["broadcast"]), (0, ["broadcast"])]
+
+
 @pytest.mark.parametrize("kind", [Zero1, ParameterServer])
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_step_sends_what_a_ring_would(kind, size):
@@ -164,6 +176,17 @@ def test_a_step_sends_what_a_ring_would(kind, size):
 def test_sums_start_during_backward(kind):
     steps = run_threads(2, lambda comm: two_layers(comm, kind, bucket_bytes=1)())
     assert all(started for started, _ in steps)
+
+
+@pytest.mark.parametrize("kind, options", [(Naive, {}), (Bucketed, {"bucket_bytes": 1})])
+def test_more_sums_than_ranks_can_tell_apart_are_refused(kind, options):
+    def work(comm):
+        weights = [Tensor(np.ones(1), requires_grad=True) for _ in range(BARRIER_TAG + 1)]
+        sync = kind(comm, SGD(weights, 0.1), **options)
+        with pytest.raises(UserError, match=f"tag {BARRIER_TAG}: .*--sync bucketed"):
+            sync.finish()
+
+    work(SingleProcess())
 
 
 @pytest.mark.parametrize("kind", [STRATEGIES[kind] for kind in EXACT])
