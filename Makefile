@@ -11,10 +11,10 @@ help:  ## list the targets
 train: $(VENV)/.mpi  ## set up, then train a small GPT on four ranks
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/python train.py $(ARGS)
 
-test: $(VENV)/.mpi $(VENV)/.test $(VENV)/.docs  ## set up, then run every test, on all cores (up to 8)
+test: $(VENV)/.mpi $(VENV)/.test $(VENV)/.docs  ## set up, then run every test, on up to 4 cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.mpi $(VENV)/.test  ## measure every kernel against this machine's copy and GEMM rates
 	$(BIN)/python -m pytest bench/ --benchmark-only --benchmark-enable $(ARGS)

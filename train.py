@@ -121,7 +121,7 @@ def train(comm, run, data, began):
             computed = time.perf_counter() - computing
             with trace.span("finish sums"):
                 sync.finish()
-            balancer.note(computed, stop - start)  # no message of theirs is on its way any more
+            balancer.note(computed, stop - start)  # takes a tag of the sums, free by now
             own_loss = pipe.losses() * divisor
             most = config.grad_clip or math.inf
             norm, clip = clip_grad_norm(optimizer.groups, most, sync.total)

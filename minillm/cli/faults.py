@@ -88,7 +88,7 @@ class Faulty:
         self.comm.barrier()
 
     def mismatched_shape(self) -> None:
-        all_reduce(self.comm, np.zeros(10 + self.here))
+        all_reduce(self.comm, np.zeros(10 + self.here), tag=1000)  # gradients have 0, 1, ...
 
     def flipped_bit(self) -> None:
         """The lowest bit of an exponent: the largest number of the summed gradient is doubled, or

@@ -55,7 +55,7 @@ class _AllReduce(Collective[None]):
         if (
             type(array) is np.ndarray
             and (kept := comm.kept.get((array.shape, array.dtype, tag))) is not None
-            and tag not in comm.under_way
+            and tag not in comm.tags_taken
             and op in OPS
             and op != "mean"
             and array.flags.c_contiguous

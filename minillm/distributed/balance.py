@@ -117,7 +117,7 @@ class Balancer:
         return start, start + self.shares[self.comm.rank]
 
     def note(self, seconds: float, samples: int) -> None:
-        """A step is done. Every rank calls it after each step; the shares may be others then.
+        """A step's sums are done. Every rank calls it each step; the shares may be others then.
 
         Of the speeds of a rank since the last decision, the median counts: a single step that was
         held up moves nothing.

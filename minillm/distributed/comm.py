@@ -56,7 +56,7 @@ class Communicator(ABC):
         host_of: by rank, a number that ranks sharing memory have in common.
         most_tag: the largest tag that messages may carry.
         tags: collectives take those below this.
-        under_way: those of collectives that have begun and not ended.
+        tags_taken: those of collectives that have begun and not ended; of those without, the name.
         gpu_aware: whether messages take arrays on a GPU as they are (mpi.py).
         layout: how many ranks and hosts, in words.
         tables: which all-reduce is the fastest, by layout, where that was measured (tuning.py).
@@ -77,7 +77,7 @@ class Communicator(ABC):
         self.kept: dict[Hashable, tuple] = {}
         self.contexts = 0
         self.flight, self.label = Flight(), ""
-        self.under_way: set[int] = set()
+        self.tags_taken: set[int | str] = set()
 
     @cached_property
     def layout(self) -> str:

@@ -9,8 +9,9 @@ all is well, else a Verdict: the ranks to blame, one line that says why, a table
     late       a rank has waited over `seconds` for one message. From each rank to the one it waits
                for, the chain ends at one that waits for nobody: that is to blame, provided that
                it has stood still, or said nothing, for `seconds` too. One that works (compiles,
-               evaluates) or has said that it is busy has PATIENCE times as long; from one that
-               says nothing nothing follows for SILENT seconds: on a loaded core it may wait so long
+               evaluates) or has said that it is busy has PATIENCE times as long, at least WORK
+               seconds; from one that says nothing nothing follows for SILENT seconds: on a loaded
+               core it may wait so long
     deadlock   the chain comes back to where it began: of its ranks, those that are in another
                collective than most are to blame, or all. After 2 seconds
 """

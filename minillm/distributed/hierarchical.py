@@ -26,4 +26,4 @@ def hierarchical(comm: Communicator, array: np.ndarray, ufunc: np.ufunc, tag: in
     yield from reduce_to(neighbours, array, ufunc, 0, tag)
     if neighbours.rank == 0:
         yield from ring(Group(comm, [ranks[0] for ranks in of_host]), array, ufunc, tag)
-    yield from broadcast.steps(neighbours, array, 0, tag)
+    yield from broadcast.within(neighbours, array, 0, tag)

@@ -35,14 +35,16 @@ class Collective(Generic[T]):
 
     Both note the collective in the rank's flight recorder (flight.py), the first argument's, and
     refuse a tag that is under way: each collective would take the other's messages. Its first
-    parameters are the communicator and, if any, the array; the tag is the one called "tag".
+    parameters are the communicator and, if any, the array; the tag is the one called "tag". Without
+    one, as the barrier, it has tags of its own.
     """
 
     def __init__(self, steps: Callable[..., Steps[T]]):
         self._steps = steps
         code = steps.__code__
         names = code.co_varnames[1 : code.co_argcount]
-        self._tag_at = names.index("tag") if "tag" in names else len(names)
+        self._tagged = "tag" in names
+        self._tag_at = names.index("tag") if self._tagged else len(names)
         update_wrapper(self, steps)
 
     def __get__(self, comm: Any, kind: Any = None) -> Callable[..., T]:
@@ -67,21 +69,22 @@ class Collective(Generic[T]):
                 f"{self.__name__} with tag {tag}: only {comm.tags} sums of a step are kept apart:"
                 " make fewer and larger ones (--sync bucketed, a larger --bucket_mb)"
             )
-        if tag in comm.under_way:
+        taken = tag if self._tagged else self.__name__
+        if taken in comm.tags_taken:
             raise UserError(
-                f"{self.__name__} with tag {tag}, which a collective that has not ended uses: each"
+                f"{self.__name__} with tag {taken}, which a collective under way uses: each"
                 " would take the other's messages; wait for that one, or take another tag"
             )
         flight = comm.flight
-        comm.under_way.add(tag)
         call = flight.begin(comm, self.__name__, array, tag, blocking)
+        comm.tags_taken.add(taken)
         try:
             result = yield from self._steps(comm, *args, **kwargs)
         except (UserError, GeneratorExit):  # any other error ends the run: it stays under way
             flight.end(call)
             raise
         finally:
-            comm.under_way.discard(tag)
+            comm.tags_taken.discard(taken)
         flight.end(call)
         return result
 

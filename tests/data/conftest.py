@@ -8,8 +8,7 @@ import pytest
 
 @pytest.fixture
 def shakespeare() -> Path:
-    default = Path(__file__).parents[3] / "shared" / "data" / "shakespeare.txt"
-    path = Path(os.environ.get("MINILLM_TEST_SHAKESPEARE", default))
+    path = Path(os.environ.get("MINILLM_TEST_SHAKESPEARE", ""))
     if not path.is_file():
         pytest.skip("set MINILLM_TEST_SHAKESPEARE to the path of tinyshakespeare's input.txt")
     return path

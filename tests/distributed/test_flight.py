@@ -87,17 +87,21 @@ def test_a_refusal_ends_and_an_error_stays_under_way():
     with pytest.raises(KeyError):
         fails(comm, np.ones(2), KeyError("sky"))
     assert [(c.name, c.number) for c in comm.flight.under_way()] == [("fails", 3)]
+    assert not comm.tags_taken  # tags: whoever goes on may take them
+    with pytest.raises(AttributeError):
+        all_reduce(comm, [1.0])
+    assert not comm.tags_taken
 
 
 def test_one_given_up_has_ended():
     def work(comm):
         steps = all_reduce.steps(comm, np.ones(9), algorithm="ring")
         next(steps)
-        under_way = len(comm.flight.under_way())
+        under_way = len(comm.flight.under_way()), len(comm.tags_taken)
         steps.close()
-        return under_way, len(comm.flight.under_way())
+        return under_way, len(comm.flight.under_way()), len(comm.tags_taken)
 
-    assert run_threads(2, work) == [(1, 0)] * 2
+    assert run_threads(2, work) == [((1, 1), 0, 0)] * 2
 
 
 def test_only_the_latest_are_kept_and_no_arrays():

@@ -151,3 +151,14 @@ def test_a_tag_under_way_is_refused():
         return array.sum()
 
     assert run_threads(3, work) == [30.0] * 3
+
+
+def test_a_barrier_may_come_while_a_sum_is_under_way():
+    def work(comm):
+        sums, array = Progress(), np.ones(10)
+        sums.start(all_reduce.steps(comm, array))
+        comm.barrier()
+        sums.wait()
+        return array.sum()
+
+    assert run_threads(3, work) == [30.0] * 3

@@ -27,11 +27,12 @@ def lay_out(pages: Path) -> None:
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
     """What is made, hidden, or there already under another name (links)."""
-    made = _PRODUCTS if Path(folder) == ROOT else {"__pycache__"}
+    made = _PRODUCTS if Path(folder) == ROOT else set()
     return {
         name
         for name in names
         if name in made
+        or name == "__pycache__"
         or name.startswith(".")
         or name.endswith(".egg-info")
         or (Path(folder) / name).is_symlink()
