@@ -10,6 +10,7 @@ from minillm.errors import UserError
 from minillm.kernels.attention import attention_backward, attention_forward, cpu, reference
 from minillm.kernels.instrument import compare
 from minillm.kernels.runtime import emulator
+from minillm.kernels.runtime.jit import jit
 
 STEPS = [
     pytest.param(
@@ -75,13 +76,14 @@ def test_layout_of_the_inputs_changes_nothing(name):
             np.testing.assert_array_equal(x, y)
 
 
-def test_layouts_are_compiled_once():
+def test_layouts_are_compiled_once(monkeypatch):
+    for name in ("_forward", "_backward"):  # compiled for no other test
+        monkeypatch.setattr(cpu, name, jit(getattr(cpu, name).py_func))
     dout, *qkv = drawn()
-    compiled = []
     for views in (qkv, [np.ascontiguousarray(x) for x in qkv]):
         cpu.attention_backward(dout, *views, *cpu.attention_forward(*views, 0.2, True), 0.2, True)
-        compiled.append([*cpu._forward.signatures, *cpu._backward.signatures])
-    assert compiled[0] == compiled[1]  # other tests' among them
+    compiled = cpu._forward.signatures, cpu._backward.signatures
+    assert all(len({s for s in found if "float32" in str(s)}) == 1 for found in compiled)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -4,6 +4,7 @@ import numpy as np
 
 from minillm.kernels.instrument import compare
 from minillm.kernels.rotary import cpu, rotary
+from minillm.kernels.runtime.jit import jit
 
 
 def drawn(B=2, H=3, T=7, D=8, dtype=np.float32):
@@ -21,15 +22,15 @@ def test_rotate_half_convention():
     compare(rotary, "cpu", [cpu.rotary(x, cos, sin, False)], [want])
 
 
-def test_layout_changes_nothing_and_compiles_once():
+def test_layout_changes_nothing_and_compiles_once(monkeypatch):
+    monkeypatch.setattr(cpu, "_rotary", jit(cpu._rotary.py_func))  # compiled for no other test
     x, cos, sin = drawn()
     want = cpu.rotary(x, cos, sin, False)
-    compiled = list(cpu._rotary.signatures)  # other tests' among them
     strided = np.repeat(x, 2, -1)[..., ::2]
     for other in (np.ascontiguousarray(x), strided):
         np.testing.assert_array_equal(cpu.rotary(other, cos, sin, False), want)
     assert want.transpose(0, 2, 1, 3).flags.c_contiguous
-    assert cpu._rotary.signatures == compiled
+    assert len([s for s in cpu._rotary.signatures if "float32" in str(s)]) == 1
 
 
 def test_inverse_turns_back_and_products_depend_on_distance():
