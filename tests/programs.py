@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from minillm.cli.checks.mpi import find_mpirun
-from minillm.cli.checks.process import user_environment
+from minillm.cli.checks.process import kill, marked, user_environment
 
 ROOT = Path(__file__).parents[1]
 _MARK = "MINILLM_TEST_RUN"  # inherited by all: mpirun's children leave its process group
@@ -62,25 +64,36 @@ def mpirun(ranks: int, script: str, *args: object, **options) -> subprocess.Comp
     return run([launcher, "-n", ranks, sys.executable, ROOT / script, *args], **options)
 
 
+def signalled(
+    argv: list, number: int, ready: Callable[[list[int]], bool], tmp: Path
+) -> tuple[int, str]:
+    """Exit code and stderr of `minillm argv`, sent a signal once `ready(its processes)`; fails if
+    it leaves a process, or anything in `tmp`, its folder for temporary files."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minillm.cli", *argv], cwd=ROOT, text=True,
+        env={**environment(), "TMPDIR": str(tmp), _MARK: mark},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background job, as these tests may be, ignores Ctrl-C, and so would this.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 100
+        while not ready(marked(mark)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+        assert not marked(mark) and not list(tmp.iterdir())
+        return process.returncode, error
+    finally:
+        kill(marked(mark))
+
+
 def _end(mark: str, grace: float = 3.0) -> list[int]:
     """Kill what still carries the mark after some seconds; which processes that were."""
     deadline = time.monotonic() + grace
-    while (alive := _marked(mark)) and time.monotonic() < deadline:
+    while (alive := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for pid in alive:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    kill(alive)
     return alive
-
-
-def _marked(mark: str) -> list[int]:
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
-        except OSError:  # it ended, or is not ours to read
-            pass
-    return found

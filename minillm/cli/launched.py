@@ -6,14 +6,13 @@ In: mpirun, a number of ranks, a Python program. Out: `Launched`, once all has e
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
 
-from minillm.cli.checks.process import marked, user_environment
+from minillm.cli.checks.process import kill, kill_marked, marked, user_environment
 from minillm.cli.faults import train_script
 
 _LIMIT = 240.0  # seconds: compiling the first time included
@@ -57,9 +56,7 @@ class Launched:
                 self.problems.append(f"{len(left)} processes left")
         finally:  # after Ctrl-C, too
             late.cancel()
-            while left := marked(mark):
-                _kill(left)
-                time.sleep(0.05)
+            kill_marked(mark)
 
     def _listen(self, process: subprocess.Popen, pattern: re.Pattern[str] | None) -> None:
         """Until it ends."""
@@ -76,12 +73,4 @@ class Launched:
 
     def _too_long(self, mark: str) -> None:
         self.problems.append(f"took more than {_LIMIT:.0f} s")
-        _kill(marked(mark))
-
-
-def _kill(processes: list[int]) -> None:
-    for pid in processes:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        kill(marked(mark))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import minillm
 from minillm.cli.checks.mpi import find_mpirun
-from minillm.cli.checks.process import marked, user_environment
+from minillm.cli.checks.process import kill_marked, user_environment
 from minillm.errors import UserError
 from minillm.train.proof.worker import DONE, READY, Job
 
@@ -96,10 +95,4 @@ def _end(process: subprocess.Popen, mark: str) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    while left := marked(mark):  # until they are gone: their folder is removed next
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:  # it ended meanwhile
-                pass
-        time.sleep(0.05)
+    kill_marked(mark)  # and wait: their folder is removed next

@@ -3,22 +3,18 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-import uuid
 
 import pytest
 
 from minillm.cli import failure_lab
 from minillm.cli.checks.mpi import find_mpirun
-from minillm.cli.checks.process import marked
 from minillm.cli.failure_lab import FAULTS, differences
 from minillm.cli.faults import Faulty
 from minillm.cli.launched import Launched
 from minillm.errors import UserError
-from tests.programs import ROOT, environment, minillm
+from tests.programs import minillm, signalled
 
 
 def test_list(capsys):
@@ -103,24 +99,11 @@ def _lives(pid):
 
 @pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install mpich")
 def test_sigterm_leaves_no_rank_and_no_folder(tmp_path):
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minillm.cli", "failure-lab", "hung", "--timeout", "60"], cwd=ROOT,
-        env={**environment(), "TMPDIR": str(tmp_path), "MINILLM_TEST_RUN": mark},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 100
-        while not list(tmp_path.glob("*/mark")):  # a rank hangs, the others wait
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=30)
-        assert (process.returncode, error) == (143, "")
-        assert not marked(mark) and not list(tmp_path.iterdir())
-    finally:
-        for pid in marked(mark):
-            os.kill(pid, signal.SIGKILL)
+    def a_rank_hangs(processes):
+        return bool(list(tmp_path.glob("*/mark")))
+
+    command = ["failure-lab", "hung", "--timeout", "60"]
+    assert signalled(command, signal.SIGTERM, a_rank_hangs, tmp_path) == (143, "")
 
 
 def test_some_faults_are_found_and_the_killed_run_goes_on():

@@ -1,15 +1,9 @@
 """`minillm prove-ddp`: it proves what holds, and finds what does not."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
-import uuid
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +11,11 @@ import pytest
 
 from minillm.cli import proof_ranks, prove_ddp
 from minillm.cli.checks.mpi import find_mpirun
-from minillm.cli.checks.process import marked
 from minillm.errors import UserError
 from minillm.train.proof.cases import Case, Stage, cases
 from minillm.train.proof.verdict import BAR, judge, largest_difference, load, replicas_differ
 from minillm.train.proof.worker import Seen
-from tests.programs import ROOT, environment
+from tests.programs import signalled
 
 SCRIPTS = Path(__file__).with_name("scripts")
 
@@ -229,24 +222,8 @@ def test_ranks_that_do_not_start(monkeypatch, tmp_path, source, says):
 @pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip install mpich")
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_no_rank_and_no_folder(tmp_path, number, code):
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minillm.cli", "prove-ddp", "--ranks", "2", "--steps", "50",
-         "--only", "tp 2, bucketed, GPT-2"],
-        cwd=ROOT, env={**environment(), "TMPDIR": str(tmp_path), "MINILLM_TEST_RUN": mark},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell's background job, as these tests may be, ignores Ctrl-C, and so would this.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 100
-        while len(marked(mark)) < 4:  # itself, mpirun, and what that has started
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, error = process.communicate(timeout=30)
-        assert (process.returncode, error) == (code, "")
-        assert not marked(mark) and not list(tmp_path.iterdir())
-    finally:
-        for pid in marked(mark):
-            os.kill(pid, signal.SIGKILL)
+    def under_way(processes):
+        return len(processes) >= 4  # itself, mpirun, and what that has started
+
+    command = ["prove-ddp", "--ranks", "2", "--steps", "50", "--only", "tp 2, bucketed, GPT-2"]
+    assert signalled(command, number, under_way, tmp_path) == (code, "")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,7 @@ def _end(process: subprocess.Popen, mark: str) -> None:
             pass
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
-    for pid in marked(mark):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except OSError:
-            pass
+    kill(marked(mark))
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -126,6 +122,20 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except OSError:  # nobody is left in it
         pass
+
+
+def kill(processes: Iterable[int]) -> None:
+    """SIGKILL those that are still there."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_marked(mark: str) -> None:
+    """SIGKILL all that inherited `mark`, until they are gone."""
+    while left := marked(mark):
+        kill(left)
+        time.sleep(0.05)
 
 
 def marked(mark: str) -> list[int]:
